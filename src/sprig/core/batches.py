@@ -1,0 +1,264 @@
+"""What the user's `data=` may be, and how it becomes calls of the model.
+
+A batch is a tensor, an `(input, target)` pair, or a dict of keyword arguments. An input may itself
+be a tuple (several positional arguments) or a dict. The first dimension of a tensor counts samples.
+
+Reading twice must give the same batches, since a layer's target comes from one pass and its input
+from another. Hence one rule: **what can be read only once, or comes in another order each time (an
+iterator, a generator, a DataLoader that shuffles), is read once and held in memory; all else is
+read anew each time.**
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
+
+from sprig.core.errors import InputError
+
+TARGETS = ("target", "targets", "label", "labels")  # keys of a dict that the model is not given
+
+Triple = tuple[tuple[Any, ...], dict[str, Any], Any]  # args, kwargs, target or None
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How a model wants its images; None: the model does not say, and the data's own way is used.
+
+    `mean` and `std` are on the scale on which white is 1. `crop_pct` is the share of the resized
+    image's side that the centre crop keeps.
+    """
+
+    size: tuple[int, int] | None = None  # height, width
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+    channels: int | None = None
+
+    def fill(self, other: "ImageSpec") -> "ImageSpec":
+        """This spec, with what it leaves open taken from `other`.
+
+        >>> ImageSpec(size=(32, 32)).fill(ImageSpec(size=(28, 28), channels=1)).channels
+        1
+        """
+        names = [f.name for f in fields(self) if getattr(self, f.name) is None]
+        return replace(self, **{name: getattr(other, name) for name in names})
+
+
+def unpack(batch: Any) -> Triple:
+    """Split one batch into positional arguments, keyword arguments and target.
+
+    >>> x, y = torch.zeros(2, 3), torch.ones(2)
+    >>> args, kwargs, target = unpack((x, y))
+    >>> len(args), kwargs, target is y
+    (1, {}, True)
+    >>> args, kwargs, target = unpack({"input_ids": x, "labels": y})
+    >>> args, list(kwargs), target is y
+    ((), ['input_ids'], True)
+    """
+    if isinstance(batch, Tensor):
+        return (batch,), {}, None
+    if isinstance(batch, Mapping):
+        return (), *_named(batch)
+    if isinstance(batch, (tuple, list)) and len(batch) in (1, 2):
+        inputs, target = batch[0], batch[1] if len(batch) == 2 else None
+        if isinstance(inputs, Tensor):
+            return (inputs,), {}, target
+        if isinstance(inputs, Mapping):
+            kwargs, inner = _named(inputs)
+            return (), kwargs, inner if target is None else target
+        if isinstance(inputs, (tuple, list)) and all(isinstance(i, Tensor) for i in inputs):
+            return tuple(inputs), {}, target
+    what = f"{type(batch).__name__}"
+    if isinstance(batch, (tuple, list)):
+        what += f" of {len(batch)} ({', '.join(type(b).__name__ for b in batch[:4])})"
+    raise InputError(
+        f"a batch is a {what}; expected a tensor, an (input, target) pair or a dict "
+        "(several inputs: ((first, second), target))"
+    )
+
+
+def _named(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    target = next((batch[key] for key in TARGETS if key in batch), None)
+    return {str(k): v for k, v in batch.items() if k not in TARGETS}, target
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors inside nested tuples, lists and dicts, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from tensors(inner)
+    elif isinstance(value, (tuple, list)):
+        for inner in value:
+            yield from tensors(inner)
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nested tuples, lists and dicts with `change` applied to every tensor."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(inner, change) for key, inner in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_tensors(inner, change) for inner in value)
+    return value
+
+
+def count(triple: Triple) -> int:
+    """How many samples the batch holds: the first dimension of its first input."""
+    for tensor in tensors((triple[0], triple[1])):
+        return int(tensor.shape[0]) if tensor.ndim else 1
+    raise InputError("a batch holds no tensor; expected at least one input tensor")
+
+
+def check_finite(triple: Triple, *, where: str = "the data") -> None:
+    """Refuse inputs with NaN or infinity."""
+    for tensor in tensors((triple[0], triple[1])):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InputError(
+                f"{where} holds {bad} values that are NaN or infinite (of {tensor.numel()}); "
+                "expected finite inputs: check how they are read and normalised"
+            )
+
+
+def check_batch(
+    batch: Any, example: Sequence[Any] | Mapping[str, Any], *, exact: bool = True
+) -> None:
+    """Refuse a batch that the model cannot take, told from the inputs that it was traced with.
+
+    The number of samples is free. With `exact=False` the size from the third dimension on is too.
+    """
+    args, kwargs, _ = unpack(batch)
+    wanted = example if isinstance(example, Mapping) else dict(enumerate(example))
+    given: Mapping[Any, Any] = kwargs if isinstance(example, Mapping) else dict(enumerate(args))
+    if set(given) != set(wanted):
+        raise InputError(
+            f"a batch gives the inputs {list(given)}, the model was traced with {list(wanted)}; "
+            "make the batches like the example inputs"
+        )
+    for key, want in wanted.items():
+        found = given[key]
+        if not isinstance(want, Tensor) or not isinstance(found, Tensor):
+            continue
+        here, there = tuple(found.shape), tuple(want.shape)
+        told = f"(batch {here}, example {there})"
+        if len(here) != len(there):
+            raise InputError(
+                f"input {key}: the data has {len(here)} dimensions, the model expects {len(there)} "
+                f"{told}; the first dimension counts the samples"
+            )
+        if len(here) > 1 and here[1] != there[1]:
+            what = "channels" if len(here) > 2 else "features"
+            raise InputError(
+                f"input {key}: the data has {here[1]} {what}, the model expects {there[1]} {told}; "
+                f"convert the data or build the model for {here[1]}"
+            )
+        if exact and here[2:] != there[2:]:
+            raise InputError(
+                f"input {key}: the data is of size {here[2:]}, the model was traced with "
+                f"{there[2:]} {told}; resize the data or give an example of its size"
+            )
+        if found.is_floating_point() != want.is_floating_point():
+            raise InputError(
+                f"input {key}: the data is {found.dtype}, the model expects {want.dtype}; "
+                "convert it"
+            )
+
+
+@dataclass(eq=False)
+class Triples:
+    """The user's data as `(args, kwargs, target)`, read as often as needed; see `as_batches`."""
+
+    source: Iterable[Any]
+    description: str
+
+    def __iter__(self) -> Iterator[Triple]:
+        empty = True
+        for number, batch in enumerate(self.source):
+            triple = unpack(batch)
+            count(triple)
+            check_finite(triple, where=f"batch {number} of the data")
+            empty = False
+            yield triple
+        if empty:
+            raise InputError("the data is empty; expected at least one batch")
+
+    def __len__(self) -> int:
+        try:
+            return len(self.source)  # type: ignore[arg-type]
+        except TypeError:
+            return sum(1 for _ in self.source)
+
+    def digest(self) -> str:
+        """sha256 of every input and target, in order."""
+        return digest(self)
+
+
+def as_batches(data: Any, *, hold: bool | None = None, description: str | None = None) -> Triples:
+    """Take the user's `data=`: any iterable of batches.
+
+    `hold` True reads it once into memory, False never does, None follows this file's rule.
+
+    >>> ones = (torch.ones(2, 3) for _ in range(2))
+    >>> triples = as_batches(ones)
+    >>> len(triples), [count(t) for t in triples], [count(t) for t in triples]
+    (2, [2, 2], [2, 2])
+    """
+    if isinstance(data, Triples):
+        return data
+    if isinstance(data, (Tensor, Mapping)):  # one batch, not an iterable of rows or of keys
+        data = [data]
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        raise InputError(
+            f"data is a {type(data).__name__}, which gives single samples; "
+            "wrap it: torch.utils.data.DataLoader(dataset, batch_size=64)"
+        )
+    if _looks_like_one_pair(data):
+        raise InputError(
+            "data is one (input, target) pair; expected batches: wrap it as [(input, target)]"
+        )
+    if not isinstance(data, Iterable):
+        raise InputError(
+            f"data is a {type(data).__name__}; expected an iterable of batches, "
+            "for example a list of tensors or a DataLoader"
+        )
+    name = description or getattr(data, "description", None) or f"user's {type(data).__name__}"
+    if hold or (hold is None and _fleeting(data)):
+        data = list(data)
+    return Triples(data, str(name))
+
+
+def digest(batches: Iterable[Triple]) -> str:
+    """sha256 over kind, shape and bytes of every tensor of one pass."""
+    total = hashlib.sha256()
+    for triple in batches:
+        for tensor in tensors(triple):
+            total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            total.update(flat.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _fleeting(data: Iterable[Any]) -> bool:
+    if iter(data) is data:
+        return True
+    return isinstance(data, DataLoader) and not (
+        isinstance(data.sampler, SequentialSampler) or data.batch_sampler is None
+    )
+
+
+def _looks_like_one_pair(data: Any) -> bool:
+    if not (isinstance(data, tuple) and len(data) == 2):
+        return False
+    first, second = data
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+        return False
+    return first.ndim > 1 and second.ndim <= 1 and not second.is_floating_point()
