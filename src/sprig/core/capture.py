@@ -1,0 +1,76 @@
+"""Run `torch.export` on a copy of the user's model and say where it fails, if it fails."""
+
+import copy
+import traceback
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from sprig.core.errors import InputError, TraceError
+
+
+def capture(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    train: bool = False,
+) -> torch.export.ExportedProgram:
+    """The ATen program of one forward pass. The model given is not touched: a copy is exported."""
+    check_example(args, kwargs)
+    try:
+        twin = copy.deepcopy(model).train(train)
+    except Exception as error:
+        raise TraceError(
+            f"the model cannot be deep-copied ({_line(error)}); sprig works on a copy so that yours stays as it is: "
+            "detach tensors that the module keeps from an earlier forward pass"
+        ) from error
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # export's own deprecation notes say nothing about the model
+            return torch.export.export(twin, tuple(args), dict(kwargs or {}), strict=False)
+    except Exception as error:
+        raise TraceError(
+            f"the model cannot be exported at {_where(error)}: {_line(error)}; make that line independent of "
+            "the values in tensors, or prune a submodule without it"
+        ) from error
+
+
+def check_example(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
+    """Refuse example inputs that no model can be run on."""
+    if not isinstance(args, tuple):
+        raise InputError(
+            f"example_inputs is a {type(args).__name__}, expected a tuple of the model's arguments, e.g. (x,)"
+        )
+    tensors = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs or {}))) if isinstance(leaf, Tensor)]
+    if not tensors:
+        raise InputError("example_inputs holds no tensor; expected the model's arguments, e.g. (x,)")
+    for leaf in tensors:
+        if leaf.dim() and leaf.shape[0] == 0:
+            raise InputError(f"example input of shape {tuple(leaf.shape)} is empty")
+
+
+def batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> int:
+    """Length of the first dimension of the first tensor."""
+    for leaf in pytree.tree_leaves((args, dict(kwargs or {}))):
+        if isinstance(leaf, Tensor) and leaf.dim():
+            return int(leaf.shape[0])
+    return 1
+
+
+def _line(error: BaseException) -> str:
+    """First line of an error's message."""
+    text = str(error).strip().split("\n")[0].strip()
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def _where(error: BaseException) -> str:
+    """Innermost frame of the user's own code in the traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [f for f in frames if "/torch/" not in f.filename and "/sprig/core/" not in f.filename]
+    chosen = outside[-1] if outside else (frames[-1] if frames else None)
+    return f"{chosen.filename}:{chosen.lineno} ({chosen.name})" if chosen else "an unknown line"

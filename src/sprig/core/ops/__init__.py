@@ -1,0 +1,27 @@
+"""ONE table: ATen operation -> how labels travel through it.
+
+A row is a function (flow, node) -> labels of the result (a list for several results). An operation without a
+row freezes the labels that reach it, and the graph says so. To add an operation, add one row to one of the
+files here and one toy network to `sprig.testing.toys`.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from sprig.core.ops import contraction, pointwise, reduce, shape
+from sprig.core.ops.flow import Flow, op_name
+
+Row = Callable[[Flow, fx.Node], Any]
+
+TABLE: dict[str, Row] = {**contraction.ROWS, **pointwise.ROWS, **shape.ROWS, **reduce.ROWS}
+
+
+def row_of(node: fx.Node) -> Row:
+    """The row for a call; in-place twins share the row of their plain form."""
+    if node.target is operator.getitem:
+        return shape.getitem
+    name = op_name(node)
+    return TABLE.get(name) or TABLE.get(name.rstrip("_")) or pointwise.refuse

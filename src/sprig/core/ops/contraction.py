@@ -1,0 +1,157 @@
+"""Rows for operations that contract over channels: they end labels and make fresh ones."""
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from sprig.core.ops.flow import ContractionNote, Flow
+
+
+def _pick(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
+    if len(node.args) > index:
+        return node.args[index]
+    return node.kwargs.get(name, default)
+
+
+def _vector(value: Any, length: int) -> tuple[int, ...]:
+    values = [value] if isinstance(value, int) else list(value)
+    return tuple(int(v) for v in (values * length if len(values) == 1 else values))
+
+
+def _refuse(flow: Flow, node: fx.Node, reason: str) -> Any:
+    for arg in node.all_input_nodes:
+        if flow.is_tensor(arg):
+            flow.freeze(flow.labels(arg), node, reason)
+    return flow.none(node)
+
+
+def _one_use(flow: Flow, weight: str, bias: str | None, out: np.ndarray, role: str) -> np.ndarray:
+    """Labels of the outputs: the weight's rows and the bias leave together."""
+    rows = flow.dim(weight, 0, len(out), role, out if role == "follower" else None)
+    if bias is not None:
+        flow.dim(bias, 0, len(out), role, rows)
+    return rows
+
+
+def _parameter(flow: Flow, arg: Any) -> str | None:
+    return flow.params.get(arg) if isinstance(arg, fx.Node) else None
+
+
+def conv(flow: Flow, node: fx.Node) -> Any:
+    """Any number of spatial dimensions. Groups: all of one conv group's inputs and outputs leave together."""
+    x, w, b = node.args[0], node.args[1], _pick(node, 2, "bias")
+    weight, bias = _parameter(flow, w), _parameter(flow, b)
+    if weight is None or (b is not None and bias is None):
+        return _count(flow, node, _refuse(flow, node, "the weight is computed, not a parameter"))
+    shape, wshape, out_shape = flow.shape(x), flow.shape(w), flow.shape(node)
+    spatial = len(wshape) - 2
+    if len(shape) != spatial + 2:
+        return _count(flow, node, _refuse(flow, node, "input without a batch dimension"))
+    stride = _vector(_pick(node, 3, "stride", 1), spatial)
+    dilation = _vector(_pick(node, 5, "dilation", 1), spatial)
+    pad = _pick(node, 4, "padding", 0)
+    groups = int(_pick(node, 6, "groups", 1))
+    channels, outs = shape[1], wshape[0]
+    inside = np.asarray(flow.full(x, 1))
+    if isinstance(pad, str):
+        pad = 0 if pad == "valid" else tuple(d * (k - 1) // 2 for d, k in zip(dilation, wshape[2:], strict=True))
+    if groups == 1:
+        flow.dim(weight, 1, channels, "consumer", inside)
+        rows = _one_use(flow, weight, bias, np.zeros(outs), "producer")
+    else:
+        per_in, per_out = channels // groups, outs // groups
+        blocks = inside.reshape(groups, per_in)
+        for block in blocks:
+            if len(block) > 1:
+                flow.tie(block)
+        rows = _one_use(flow, weight, bias, np.repeat(blocks[:, 0], per_out), "follower")
+    positions = math.prod(out_shape[2:]) * out_shape[0] / flow.batch
+    if flow.counting:
+        flow.contractions.append(
+            ContractionNote(
+                node, "conv", weight, bias, inside, rows, math.prod(wshape[2:]), wshape[1], positions,
+                groups == 1, stride, _vector(pad, spatial), dilation,
+            )
+        )  # fmt: skip
+    return rows.reshape([1, -1] + [1] * spatial)
+
+
+def linear(flow: Flow, node: fx.Node) -> Any:
+    x, w, b = node.args[0], node.args[1], _pick(node, 2, "bias")
+    weight, bias = _parameter(flow, w), _parameter(flow, b)
+    if weight is None or (b is not None and bias is None):
+        return _count(flow, node, _refuse(flow, node, "the weight is computed, not a parameter"))
+    shape, wshape = flow.shape(x), flow.shape(w)
+    inside = np.asarray(flow.full(x, -1))
+    flow.dim(weight, 1, wshape[1], "consumer", inside)
+    rows = _one_use(flow, weight, bias, np.zeros(wshape[0]), "producer")
+    if flow.counting:
+        flow.contractions.append(
+            ContractionNote(
+                node, "linear", weight, bias, inside, rows, 1, wshape[1],
+                math.prod(shape[:-1]) / flow.batch, True,
+            )
+        )  # fmt: skip
+    return rows.reshape([1] * (len(shape) - 1) + [-1])
+
+
+def addmm(flow: Flow, node: fx.Node) -> Any:
+    return _count(flow, node, _refuse(flow, node, "channels enter a matrix product of computed tensors"))
+
+
+def embedding(flow: Flow, node: fx.Node) -> Any:
+    """Rows of a table: the embedding's features are produced, the vocabulary stays."""
+    weight = _parameter(flow, node.args[0])
+    if weight is None:
+        return _refuse(flow, node, "the table is computed, not a parameter")
+    features = flow.dim(weight, 1, flow.shape(node.args[0])[1], "producer")
+    return features.reshape([1] * (len(flow.shape(node)) - 1) + [-1])
+
+
+def _count(flow: Flow, node: fx.Node, result: Any) -> Any:
+    """Note the multiply-adds of a contraction that no group touches."""
+    if flow.counting:
+        macs = fixed_macs(node, flow)
+        if macs:
+            flow.fixed_macs.append((node.name, macs / flow.batch))
+    return result
+
+
+def fixed_macs(node: fx.Node, flow: Flow) -> float:
+    """Multiply-adds of a contraction from its shapes alone."""
+    name = str(node.target).split(".")[1].rstrip("_")
+    shapes = [flow.shape(a) for a in node.args if flow.is_tensor(a)]
+    value = node.meta["val"]
+    out = tuple(int(s) for s in (value[0] if isinstance(value, list | tuple) else value).shape)
+    if name.startswith("conv_transpose"):
+        return math.prod(shapes[0]) * math.prod(shapes[1][1:])
+    if name.startswith("conv"):
+        return math.prod(out) * math.prod(shapes[1][1:])
+    if name == "scaled_dot_product_attention":
+        query, key, val = shapes[:3]
+        pairs = math.prod(query[:-1]) * key[-2]
+        return pairs * query[-1] + pairs * val[-1]
+    if name == "linear":
+        return math.prod(out) * shapes[1][-1]
+    left = shapes[1] if name in ("addmm", "baddbmm", "addbmm", "addmv") else shapes[0]
+    return math.prod(out) * left[-1]
+
+
+ROWS = {
+    "conv1d": conv,
+    "conv2d": conv,
+    "conv3d": conv,
+    "linear": linear,
+    "embedding": embedding,
+    "conv_transpose1d": addmm,
+    "conv_transpose2d": addmm,
+    "conv_transpose3d": addmm,
+    "matmul": addmm,
+    "mm": addmm,
+    "bmm": addmm,
+    "addmm": addmm,
+    "baddbmm": addmm,
+    "scaled_dot_product_attention": addmm,
+}

@@ -1,0 +1,220 @@
+"""The labels that ride on the graph, and the book that keeps them.
+
+Every node's tensor carries an integer array with as many dimensions as the tensor; each dimension is either
+as long as the tensor's or 1 (the label does not vary along it). An entry names the channel that the element
+belongs to; 0 means none. Rows of the op table read and write labels only through this book.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from sprig.core.types import Frozen
+
+Labels = np.ndarray
+NONE = 0
+
+
+class Classes:
+    """Union-find over labels; a class may be frozen, with the reason that came first."""
+
+    def __init__(self) -> None:
+        self.parent = [0]
+        self.reason: dict[int, str] = {}
+
+    def fresh(self, count: int) -> np.ndarray:
+        first = len(self.parent)
+        self.parent.extend(range(first, first + count))
+        return np.arange(first, first + count, dtype=np.int64)
+
+    def find(self, label: int) -> int:
+        root = label
+        while self.parent[root] != root:
+            root = self.parent[root]
+        while self.parent[label] != root:
+            self.parent[label], label = root, self.parent[label]
+        return root
+
+    def roots(self, labels: np.ndarray) -> np.ndarray:
+        """Class of each label; the lowest label of a class stands for it."""
+        values, inverse = np.unique(labels, return_inverse=True)
+        found = np.array([self.find(int(v)) for v in values], dtype=np.int64)
+        return found[inverse].reshape(labels.shape)
+
+    def unite(self, a: int, b: int) -> None:
+        a, b = self.find(a), self.find(b)
+        if a == b:
+            return
+        low, high = min(a, b), max(a, b)
+        self.parent[high] = low
+        reason = self.reason.pop(high, None)
+        if reason is not None:
+            self.reason.setdefault(low, reason)
+
+    def freeze(self, label: int, reason: str) -> None:
+        if label:
+            self.reason.setdefault(self.find(label), reason)
+
+
+@dataclass
+class SlotNote:
+    """One dimension of one tensor, with labels, before groups exist."""
+
+    tensor: str
+    dim: int
+    labels: np.ndarray
+    role: str
+
+
+@dataclass
+class ContractionNote:
+    """One convolution or linear map, before groups exist."""
+
+    node: fx.Node
+    kind: str
+    weight: str
+    bias: str | None
+    in_labels: np.ndarray
+    out_labels: np.ndarray
+    block: int
+    per_group: int  # input channels that each output channel reads (all of them for groups=1)
+    positions: float
+    mixes: bool  # reads all input channels: a consumer
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+
+
+@dataclass
+class Flow:
+    """State of one walk over one or more graphs of the same model."""
+
+    batch: int
+    classes: Classes = field(default_factory=Classes)
+    slots: list[SlotNote] = field(default_factory=list)
+    contractions: list[ContractionNote] = field(default_factory=list)
+    fixed_macs: list[tuple[str, float]] = field(default_factory=list)
+    frozen: list[Frozen] = field(default_factory=list)
+    dims: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    params: dict[fx.Node, str] = field(default_factory=dict)
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    canonical: dict[str, str] = field(default_factory=dict)
+    counting: bool = True  # False while walking the training-mode graph
+
+    # ---- reading -----------------------------------------------------------------------------
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        return tuple(int(s) for s in node.meta["val"].shape)
+
+    def is_tensor(self, arg: Any) -> bool:
+        return isinstance(arg, fx.Node) and hasattr(arg.meta.get("val"), "shape")
+
+    def labels(self, node: fx.Node) -> Labels:
+        """Labels of a node's tensor. A parameter used as a plain operand gets labels along its long dimension."""
+        if node in self.values:
+            found: Labels = self.values[node]
+            return found
+        shape = self.shape(node)
+        if node in self.params:
+            long = [d for d, s in enumerate(shape) if s > 1]
+            if len(long) == 1:
+                along = self.dim(self.params[node], long[0], shape[long[0]], "follower")
+                return along.reshape([-1 if d == long[0] else 1 for d in range(len(shape))])
+        return np.zeros([1] * len(shape), dtype=np.int64)
+
+    def full(self, node: fx.Node, dim: int) -> np.ndarray:
+        """Labels along one dimension, as long as the tensor's; zeros if labels also vary elsewhere (then frozen)."""
+        labels, shape = self.labels(node), self.shape(node)
+        dim %= len(shape)
+        others = [d for d in range(len(shape)) if d != dim and labels.shape[d] > 1]
+        if others:
+            self.freeze(labels, node, f"channels also vary along dimension {others[0]}")
+            return np.zeros(shape[dim], dtype=np.int64)
+        line = labels.reshape(-1)
+        return np.broadcast_to(line, (shape[dim],)) if len(line) == 1 else line
+
+    def varies(self, labels: Labels, dims: Any) -> bool:
+        return any(labels.shape[d] > 1 for d in dims) and bool(labels.any())
+
+    # ---- writing -----------------------------------------------------------------------------
+    def dim(self, tensor: str, dim: int, size: int, role: str, labels: Any = None) -> np.ndarray:
+        """Labels of one dimension of a parameter. The first use makes them, each later use is united with them."""
+        key = (tensor, dim)
+        if key not in self.dims:
+            if labels is None:  # a single channel can never leave: it gets no label
+                labels = self.classes.fresh(size) if size > 1 else np.zeros(size, dtype=np.int64)
+            self.dims[key] = np.array(labels, dtype=np.int64)
+            self.slots.append(SlotNote(tensor, dim, self.dims[key], role))
+        elif labels is not None:
+            self.unite(self.dims[key], np.asarray(labels), f"{tensor} is shared with other channels")
+        return self.dims[key]
+
+    def unite(self, a: Labels, b: Labels, reason: str) -> None:
+        """Tie two label arrays of one shape, entry by entry; an entry tied to none is frozen."""
+        pairs = np.unique(np.stack(np.broadcast_arrays(a, b)).reshape(2, -1), axis=1).T
+        for left, right in pairs.tolist():
+            if left and right:
+                self.classes.unite(left, right)
+            else:
+                self.classes.freeze(left or right, reason)
+
+    def tie(self, labels: Labels) -> None:
+        """Make one unit of all labels in the array; a none among them freezes the rest."""
+        values = np.unique(labels).tolist()
+        for value in values[1:]:
+            if values[0]:
+                self.classes.unite(values[0], value)
+            else:
+                self.classes.freeze(value, "tied to a channel that never leaves")
+
+    def freeze(self, labels: Labels, node: fx.Node, reason: str) -> None:
+        """Nothing with these labels may leave, and the graph says why."""
+        values = [v for v in np.unique(labels).tolist() if v]
+        if not values:
+            return
+        note = Frozen(op_name(node), module_of(node), source_of(node), reason)
+        where = f" in {note.module}" if note.module else ""
+        if note not in self.frozen:
+            self.frozen.append(note)
+        for value in values:
+            self.classes.freeze(value, f"{reason} ({note.op}{where}; {note.source})")
+
+    def compact(self, labels: Labels) -> Labels:
+        """Shrink dimensions along which the classes do not vary to length 1."""
+        if not labels.size or labels.size == 1:
+            return labels
+        roots = self.classes.roots(labels)
+        for d in range(labels.ndim):
+            if labels.shape[d] > 1 and (roots == np.take(roots, [0], axis=d)).all():
+                labels, roots = np.take(labels, [0], axis=d), np.take(roots, [0], axis=d)
+        return labels
+
+    def none(self, node: fx.Node) -> Any:
+        """Labels of a result that belongs to no channel."""
+        value = node.meta.get("val")
+        if isinstance(value, list | tuple):
+            return [np.zeros([1] * v.dim(), dtype=np.int64) if hasattr(v, "dim") else None for v in value]
+        return np.zeros([1] * value.dim(), dtype=np.int64) if hasattr(value, "dim") else None
+
+
+def op_name(node: fx.Node) -> str:
+    """`aten.relu_.default` -> `relu_`."""
+    parts = str(node.target).split(".")
+    return parts[1] if len(parts) > 1 and parts[0] == "aten" else str(node.target)
+
+
+def module_of(node: fx.Node) -> str:
+    """Dotted name of the innermost module that ran this node."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def source_of(node: fx.Node) -> str:
+    """File and line of the innermost frame outside torch, as `file.py:123`."""
+    frames = [s.strip() for s in (node.meta.get("stack_trace") or "").split("\n") if s.strip().startswith("File")]
+    outside = [f for f in frames if "/torch/" not in f] or frames
+    if not outside:
+        return "source unknown"
+    path, line = outside[-1].split('"')[1], outside[-1].split("line ")[1].split(",")[0]
+    return f"{'/'.join(path.split('/')[-2:])}:{line}"

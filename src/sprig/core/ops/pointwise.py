@@ -1,0 +1,101 @@
+"""Rows for operations that act on each element alone: labels pass, operands are united."""
+
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from sprig.core.ops.flow import Flow, Labels
+
+
+def unary(flow: Flow, node: fx.Node) -> Labels:
+    return flow.labels(node.args[0])  # type: ignore[arg-type]
+
+
+def elementwise(flow: Flow, node: fx.Node) -> Any:
+    """Any number of operands with broadcasting."""
+    operands = [a for a in node.all_input_nodes if flow.is_tensor(a)]
+    if isinstance(node.meta.get("val"), list | tuple):
+        return refuse(flow, node)
+    shape = flow.shape(node)
+    lifted = [_lift(flow.labels(a), flow.shape(a), len(shape)) for a in operands]
+    # a parameter with more than one long dimension takes its labels from what it meets
+    result: Labels = np.zeros([1] * len(shape), dtype=np.int64)
+    result_size: tuple[int, ...] = (1,) * len(shape)
+    order = sorted(range(len(operands)), key=lambda i: operands[i] in flow.params)
+    for i in order:
+        labels, size = lifted[i]
+        if operands[i] in flow.params and not labels.any() and max(size, default=1) > 1:
+            labels = _adopt(flow, operands[i], result, size)
+        result, result_size = _meet(flow, node, result, result_size, labels, size), _join(result_size, size)
+    return result
+
+
+def _lift(labels: Labels, shape: tuple[int, ...], dims: int) -> tuple[Labels, tuple[int, ...]]:
+    missing = dims - len(shape)
+    return labels.reshape((1,) * missing + labels.shape), (1,) * missing + shape
+
+
+def _join(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(max(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _adopt(flow: Flow, node: fx.Node, met: Labels, size: tuple[int, ...]) -> Labels:
+    """Label the one dimension of a parameter along which the other operand's labels vary."""
+    along = [d for d in range(met.ndim) if met.shape[d] > 1]
+    if len(along) != 1 or size[along[0]] != met.shape[along[0]]:
+        return np.zeros([1] * met.ndim, dtype=np.int64)
+    shape = flow.shape(node)
+    dim = along[0] - (met.ndim - len(shape))
+    labels = flow.dim(flow.params[node], dim, shape[dim], "follower", met.reshape(-1))
+    return labels.reshape([-1 if d == along[0] else 1 for d in range(met.ndim)])
+
+
+def _meet(
+    flow: Flow, node: fx.Node, a: Labels, a_size: tuple[int, ...], b: Labels, b_size: tuple[int, ...]
+) -> Labels:
+    """Unite two operands. A side without labels leaves the other alone only where it is broadcast."""
+    if not a.any() or not b.any():
+        kept, kept_size, bare = (b, b_size, a_size) if not a.any() else (a, a_size, b_size)
+        varying = [d for d in range(kept.ndim) if kept.shape[d] > 1]
+        if kept.any() and any(bare[d] > 1 for d in varying):
+            flow.freeze(kept, node, "channels meet a tensor that cannot be cut")
+        return kept
+    flow.unite(a, b, "channels meet entries that never leave")
+    return np.where(np.broadcast_to(a, _join(a.shape, b.shape)) > 0, *np.broadcast_arrays(a, b))
+
+
+def refuse(flow: Flow, node: fx.Node) -> Any:
+    """The row of an operation that the table lacks: freeze what reaches it."""
+    for arg in node.all_input_nodes:
+        if flow.is_tensor(arg):
+            flow.freeze(flow.labels(arg), node, "the op table has no row for this operation")
+    return flow.none(node)
+
+
+def prelu(flow: Flow, node: fx.Node) -> Labels:
+    x, w = node.args[0], node.args[1]
+    if flow.shape(w)[0] > 1 and w in flow.params:
+        flow.dim(flow.params[w], 0, flow.shape(w)[0], "follower", flow.full(x, 1))
+    return flow.labels(x)  # type: ignore[arg-type]
+
+
+UNARY = (
+    "relu relu6 gelu silu sigmoid tanh hardsigmoid hardswish hardtanh leaky_relu elu selu celu mish softplus "
+    "softsign logsigmoid log_sigmoid threshold clamp clamp_min clamp_max clip abs neg exp expm1 log log1p log2 "
+    "sqrt rsqrt square pow sin cos erf sign round floor ceil reciprocal dropout alpha_dropout feature_dropout "
+    "contiguous clone alias detach detach_ to _to_copy type_as float half double bfloat16 lift_fresh_copy "
+    "lift_fresh hardshrink softshrink tanhshrink rrelu nan_to_num isnan isinf logical_not bitwise_not "
+    "native_dropout zero_like zeros_like ones_like full_like"
+).split()
+BINARY = (
+    "add sub rsub mul div true_divide floor_divide remainder fmod maximum minimum where lerp addcmul addcdiv "
+    "atan2 eq ne lt le gt ge logical_and logical_or logical_xor masked_fill fmax fmin xlogy"
+).split()
+
+ROWS: dict[str, Any] = {
+    **{name: unary for name in UNARY},
+    **{name: elementwise for name in BINARY},
+    "prelu": prelu,
+    "_prelu_kernel": prelu,
+}
