@@ -203,7 +203,10 @@ def test_policy_allows_exactly_the_script_of_the_page(record_of):
 
 
 def test_links_lead_somewhere_and_ids_are_unique(record_of, certificate_of):
-    for record in (record_of(5), record_of(5, certificate=None, curve=(), log=(), groups=())):
+    for record in (
+        record_of(5),
+        record_of(5, certificate=None, curve=(), log=(), groups=(), plan=None),
+    ):
         page = read(record)
         ids = [a["id"] for _, a in page.tags if a.get("id")]
         assert len(ids) == len(set(ids))
