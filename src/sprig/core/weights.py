@@ -75,7 +75,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, meta: Any = None
     flat = {n: t.detach().cpu().contiguous().clone() for n, t in unique.items()}
     temp = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
+        temp.touch()
+        mode = temp.stat().st_mode  # what the user's umask allows; the writer would make it private
         save_file(flat, temp, metadata={META: text})
+        temp.chmod(mode)
         replace(temp, path)
     except OSError as error:
         temp.unlink(missing_ok=True)

@@ -1,0 +1,139 @@
+"""Cut a trained model to a budget, without retraining, into a run folder."""
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sprig.cli.console import Screen
+from sprig.cli.options import (
+    BudgetOptions,
+    CommonOptions,
+    DataOptions,
+    EvalOptions,
+    ModelOptions,
+    OutOptions,
+    settings,
+    size,
+)
+from sprig.core.errors import InputError
+
+if TYPE_CHECKING:
+    from sprig.core.types import Budget
+
+
+def run(
+    model: ModelOptions,
+    data: DataOptions,
+    budget: BudgetOptions,
+    evaluation: EvalOptions,
+    out: OutOptions,
+    common: CommonOptions,
+    *,
+    method: Annotated[
+        str, typer.Option("--method", help="One of `sprig methods`.", metavar="NAME")
+    ] = "refit",
+    assign: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A setting of the method; may be repeated.", metavar="KEY=VALUE"
+        ),
+    ] = None,
+    round_to: Annotated[int, typer.Option("--round-to", help="Widths are multiples of this.")] = 1,
+) -> None:
+    """Search, cut, certify and save."""
+    import sprig
+    from sprig.cli.session import (
+        config_of,
+        example_of,
+        load_data,
+        load_held_out,
+        load_model,
+        prepare,
+        undoing,
+    )
+    from sprig.cli.train import finished
+    from sprig.core.store import RunFolder
+
+    screen = Screen(json=common.json)
+    limits = budget_of(budget)
+    config = method_config(method, assign or [])
+    folder = RunFolder.create(out.out, resume=out.resume)
+    if folder.finished:
+        finished(screen, folder)
+        return
+    with undoing(folder), screen.bars() as bars:
+        prepare(common)
+        command = config_of(
+            "prune",
+            model,
+            data,
+            evaluation,
+            common,
+            budget=asdict(limits),
+            method=method,
+            settings=asdict(config),
+            round_to=round_to,
+        )
+        loaded = load_model(model, data=data.data)
+        batches = load_data(data, loaded.image, split="calibration", seed=common.seed)
+        held_out = load_held_out(data, evaluation, loaded.image, seed=common.seed)
+        result = sprig.prune(
+            loaded.model,
+            example_of(batches),
+            batches,
+            limits,
+            method=method,
+            config=config,
+            eval_data=held_out,
+            folder=folder,
+            resume=out.resume,
+            seed=common.seed,
+            round_to=round_to,
+            progress=bars,
+        )
+    conclude(screen, folder, result, command, report=out.report)
+
+
+def conclude(
+    screen: Screen, folder: Any, result: Any, command: dict[str, Any], *, report: bool
+) -> None:
+    """Write what the search gave, with how it was asked for; weights before summary; and say it."""
+    from sprig.cli.train import show
+    from sprig.core.store import REPORT, save_run
+    from sprig.report import render_html
+
+    record = replace(result.record, config={**result.record.config, "command": command})
+    folder.put_model(result.model)
+    if report:
+        folder.put_text(REPORT, render_html(record))
+    save_run(folder, record)
+    folder.finish()
+    show(screen, folder, record)
+
+
+def budget_of(options: BudgetOptions) -> "Budget":
+    """The budget that the flags name; at least one, each more than nothing."""
+    from sprig.core.types import Budget
+
+    limits = {
+        name: size(text, what=name) for name, text in asdict(options).items() if text is not None
+    }
+    if not limits:
+        raise InputError("no budget given; name one, for example --macs 0.5 or --params 2.5M")
+    for name, value in limits.items():
+        if not value > 0:
+            raise InputError(
+                f"--{name} is {value:g}; expected a fraction of the dense cost in (0, 1], "
+                "or a number of them above 1"
+            )
+    return Budget(**limits)
+
+
+def method_config(name: str, texts: list[str]) -> Any:
+    """The settings of a method, from its own config class."""
+    from sprig.methods import METHODS
+
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
+    return settings(METHODS[name].config, texts, what=f"method {name}")

@@ -1,0 +1,259 @@
+"""From options to objects: the model, its images, its data; and from a run folder back to all of them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sprig.cli.options import (
+    CommonOptions,
+    DataOptions,
+    EvalOptions,
+    ModelOptions,
+    numbers,
+    pairs,
+)
+from sprig.core.errors import DivergenceError, InputError, SprigError, StoreError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sprig.core.batches import ImageSpec
+    from sprig.core.folder import RunFolder
+    from sprig.data import Batches
+
+EXAMPLES = 2  # samples that a model is traced with
+GREY = ("digits", "fashion-mnist")
+OWN_TEST = ("digits", "fashion-mnist", "torchvision")  # data that comes with a part held out
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model and how it wants its images."""
+
+    model: "nn.Module"
+    image: "ImageSpec"
+    options: ModelOptions
+
+
+def prepare(common: CommonOptions) -> None:
+    """Threads and seed, before anything is built."""
+    import torch
+
+    if common.threads is not None:
+        if common.threads < 1:
+            raise InputError(f"--threads is {common.threads}, expected at least 1")
+        torch.set_num_threads(common.threads)
+    torch.manual_seed(common.seed)
+
+
+def absolute(model: ModelOptions) -> ModelOptions:
+    """The same options with paths that still hold when the run is read from elsewhere."""
+    weights = model.weights
+    if weights is not None and Path(weights).exists():
+        weights = str(Path(weights).resolve())
+    spec = str(Path(model.model).resolve()) if is_run(model.model) else _anchored(model.model)
+    return replace(model, model=spec, weights=weights)
+
+
+def anchored(data: Any) -> Any:
+    """The same for data."""
+    if isinstance(data, EvalOptions):
+        return replace(data, eval_data=data.eval_data and _anchored(data.eval_data))
+    return replace(data, data=_anchored(data.data))
+
+
+def _anchored(spec: str) -> str:
+    """A spec whose rest is a path that exists, with that path made absolute."""
+    head, colon, rest = spec.partition(":")
+    path, question, query = rest.partition("?")
+    if colon and path and Path(path).exists():
+        return f"{head}:{Path(path).resolve()}{question}{query}"
+    where, colon, name = spec.rpartition(":")
+    if colon and where.endswith(".py") and Path(where).exists():
+        return f"{Path(where).resolve()}:{name}"
+    return spec
+
+
+def is_run(spec: str) -> bool:
+    """Whether a model spec is the folder of a run."""
+    return (Path(spec) / "config.json").is_file()
+
+
+def load_model(options: ModelOptions, *, data: str | None = None) -> Loaded:
+    """The network that the options name, with its weights, in evaluation mode.
+
+    A reference network takes the number of channels from `data`, when that is a data set of grey images.
+    """
+    from sprig.core.batches import ImageSpec
+    from sprig.models import specs
+
+    if is_run(options.model):
+        if options.weights is not None:
+            raise InputError(
+                f"--weights {options.weights} beside the run folder {options.model}, which has its "
+                "own; give one of them"
+            )
+        return reopen(options.model).result()
+    given = ImageSpec(
+        size=None if options.image_size is None else (options.image_size, options.image_size),
+        mean=numbers(options.mean, what="mean"),
+        std=numbers(options.std, what="std"),
+    )
+    extra = pairs(options.model_args, what="model-args")
+    if options.model.startswith("sprig:") and (data or "").partition(":")[0] in GREY:
+        extra = {"in_channels": 1, **extra}
+    model = specs.build(
+        options.model, weights=options.weights, num_classes=options.num_classes, **extra
+    )
+    stated = specs.image_spec(model, options.model, weights=options.weights)
+    return Loaded(model.eval(), given.fill(stated), options)
+
+
+def load_data(
+    options: DataOptions, image: "ImageSpec", *, split: str, seed: int, views: int | None = None
+) -> "Batches":
+    """The batches that the options name, sized and normalised as the model wants them."""
+    from sprig.data import load
+
+    return load(
+        options.data,
+        split=split,  # type: ignore[arg-type]
+        batch_size=options.batch_size,
+        image=image,
+        limit=options.images,
+        views=options.views if views is None else views,
+        seed=seed,
+        fold=options.fold,
+    )
+
+
+def load_held_out(
+    options: DataOptions, evaluation: EvalOptions, image: "ImageSpec", *, seed: int
+) -> "Batches | None":
+    """The inputs to measure quality on: those named, or the data's own test part, or none."""
+    own = options.data.partition(":")[0] in OWN_TEST
+    if evaluation.eval_data is None and evaluation.eval_fold is None and not own:
+        return None
+    chosen = DataOptions(
+        data=evaluation.eval_data or options.data,
+        batch_size=options.batch_size,
+        fold=evaluation.eval_fold,
+    )
+    return load_data(chosen, image, split="test", seed=seed)
+
+
+def example_of(data: "Batches") -> tuple[Any, ...]:
+    """The inputs of the first two samples, to trace the model with."""
+    from sprig.core.batches import map_tensors, unpack
+
+    args, kwargs, _ = unpack(next(iter(data)))
+    if kwargs:
+        raise InputError(
+            f"the data gives named inputs ({', '.join(kwargs)}); the command line takes positional ones"
+        )
+    return tuple(map_tensors(args, lambda t: t[:EXAMPLES]))
+
+
+def config_of(
+    verb: str,
+    model: ModelOptions,
+    data: DataOptions,
+    evaluation: EvalOptions,
+    common: CommonOptions,
+    **more: Any,
+) -> dict[str, Any]:
+    """What `config.json` says about the command: enough to build everything again."""
+    return {
+        "verb": verb,
+        "model": asdict(absolute(model)),
+        "data": asdict(anchored(data)),
+        "eval": asdict(anchored(evaluation)),
+        "seed": common.seed,
+        "threads": common.threads,
+        **more,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Reopened:
+    """A run folder and what its config says."""
+
+    folder: "RunFolder"
+    config: Mapping[str, Any]
+    model: ModelOptions
+    data: DataOptions
+    evaluation: EvalOptions
+
+    @property
+    def seed(self) -> int:
+        return int(self.config.get("seed", 0))
+
+    @property
+    def cut(self) -> bool:
+        """Whether the run made a network smaller; else it only trained one."""
+        return self.folder.has("plan.json")
+
+    def start(self) -> Loaded:
+        """The network that the command began with."""
+        import torch
+
+        torch.manual_seed(self.seed)
+        return load_model(self.model, data=self.data.data)
+
+    def dense(self) -> Loaded:
+        """The network that the result is compared with: the uncut one, or else the result itself."""
+        return self.start() if self.cut else self.result()
+
+    def result(self) -> Loaded:
+        """The network that the run ended with."""
+        if not self.folder.has("model.safetensors"):
+            raise StoreError(
+                f"{self.folder.path} has no model.safetensors: the run is unfinished; "
+                "continue it with --resume"
+            )
+        start = self.start()
+        if self.cut:
+            from sprig.workflow import load
+
+            return replace(start, model=load(self.folder.path, model=start.model).eval())
+        return replace(start, model=self.folder.load_model(start.model).eval())
+
+
+def reopen(path: str | Path) -> Reopened:
+    """Read how a run was made; refuses folders that the command line did not write."""
+    from sprig.core.records import read
+    from sprig.core.store import RunFolder
+
+    folder = RunFolder.open(path)
+    raw = folder.get_json("config.json")
+    config = raw.get("command", raw) if isinstance(raw, Mapping) else {}
+    if "model" not in config or "data" not in config:
+        raise StoreError(
+            f"{folder.path}/config.json does not say which model and data were used; "
+            "it was not written by the command line: use sprig.load(folder, model=...) in Python"
+        )
+    model = read(ModelOptions, config["model"], what="config.json model")
+    beside = folder.path / (model.weights or "")
+    if beside.is_file():  # weights that the run keeps in its own folder, wherever that is now
+        model = replace(model, weights=str(beside))
+    return Reopened(
+        folder=folder,
+        config=config,
+        model=model,
+        data=read(DataOptions, config["data"], what="config.json data"),
+        evaluation=read(EvalOptions, config.get("eval") or {}, what="config.json eval"),
+    )
+
+
+@contextmanager
+def undoing(folder: "RunFolder") -> Iterator[None]:
+    """Bad input leaves nothing half-written; training that diverged leaves its finished epochs."""
+    try:
+        yield
+    except DivergenceError:
+        raise
+    except SprigError:
+        folder.discard()
+        raise

@@ -1,0 +1,112 @@
+"""Plain training of a model into a run folder: the baseline that pruning starts from."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sprig.cli.console import Bars, Screen
+from sprig.cli.options import CommonOptions, DataOptions, EvalOptions, ModelOptions, OutOptions
+from sprig.training.config import TrainConfig
+
+
+def run(
+    model: ModelOptions,
+    data: DataOptions,
+    evaluation: EvalOptions,
+    config: TrainConfig,
+    out: OutOptions,
+    common: CommonOptions,
+) -> None:
+    """Train and save; the last epoch is what counts."""
+    from sprig.cli.quality import measure
+    from sprig.cli.session import (
+        config_of,
+        example_of,
+        load_data,
+        load_held_out,
+        load_model,
+        prepare,
+        undoing,
+    )
+    from sprig.core.store import RunFolder
+    from sprig.core.tracing import trace
+    from sprig.core.types import RunRecord
+    from sprig.training import train
+
+    screen = Screen(json=common.json)
+    folder = RunFolder.create(out.out, resume=out.resume)
+    if folder.finished:
+        finished(screen, folder)
+        return
+    with undoing(folder), screen.bars() as bars:
+        prepare(common)
+        settings = config_of("train", model, data, evaluation, common, settings=asdict(config))
+        folder.begin(settings)
+        loaded = load_model(model, data=data.data)
+        batches = load_data(data, loaded.image, split="train", seed=common.seed)
+        held_out = load_held_out(data, evaluation, loaded.image, seed=common.seed)
+        example = example_of(batches)
+        graph = trace(loaded.model, example)
+        before = measure(loaded.model, None, graph, held_out)
+        trained = train(
+            loaded.model,
+            batches,
+            config=config,
+            evaluation=held_out if "accuracy" in before.quality else None,
+            hooks=[steps(bars)],
+            folder=folder / "state",
+            resume=True,
+        )
+        after = measure(trained.model, None, graph, held_out)
+        record = RunRecord(
+            title=f"{model.model} trained on {data.data}",
+            config=settings,
+            plan=None,
+            certificate=None,
+            before=before,
+            after=after,
+            groups=(),
+            curve=(),
+            log=tuple({"kind": "epoch", **row} for row in trained.history),
+        )
+    conclude(screen, folder, record, trained.model, report=out.report)
+
+
+def steps(bars: Bars) -> Any:
+    """A hook that moves the progress bar."""
+    from sprig.training import Moment, Run
+
+    def hook(moment: Moment, run: Run) -> None:
+        if moment is Moment.STEP_CLOSES:
+            bars(f"epoch {run.epoch + 1}/{run.epochs}", run.step, run.total_steps)
+
+    return hook
+
+
+def conclude(screen: Screen, folder: Any, record: Any, model: Any, *, report: bool) -> None:
+    """Write what a training gave, weights before summary, and say it."""
+    from sprig.core.store import REPORT, save_run
+    from sprig.report import render_html
+
+    folder.put_model(model)
+    if report:
+        folder.put_text(REPORT, render_html(record))
+    save_run(folder, record)
+    folder.finish()
+    show(screen, folder, record)
+
+
+def finished(screen: Screen, folder: Any) -> None:
+    """A run that is complete already is shown, not made again."""
+    from sprig.core.store import load_record
+
+    screen.note(f"{folder.path} is complete already; nothing was done")
+    show(screen, folder, load_record(folder))
+
+
+def show(screen: Screen, folder: Any, record: Any) -> None:
+    """The record as a table, or as JSON."""
+    from sprig.report import compare_rows, render_table
+
+    screen.say(render_table(record))
+    screen.say(f"\nrun folder: {folder.path}")
+    screen.give({**compare_rows([record])[0], "folder": folder.path, "log": record.log})

@@ -1,0 +1,70 @@
+"""Recompute every claim of a run folder from its files; exit status 1 when one does not hold."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sprig.cli.console import Screen
+from sprig.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sprig.core.types import Certificate
+
+
+def run(
+    folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    out: JsonOption,
+    *,
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
+) -> None:
+    """Build the dense model and the data again, cut it by the plan, check everything."""
+    from sprig.workflow import verify
+
+    from sprig.cli.options import CommonOptions
+    from sprig.cli.session import load_data, load_held_out, prepare, reopen
+    from sprig.core.errors import StoreError
+    from sprig.core.store import CERTIFICATE
+
+    screen = Screen(json=out.json)
+    opened = reopen(folder)
+    if not opened.folder.has(CERTIFICATE):
+        raise StoreError(
+            f"{folder} has no {CERTIFICATE}: this run claims nothing that could be verified; "
+            "name a run made by `sprig prune`"
+        )
+    prepare(CommonOptions(seed=opened.seed, threads=threads or opened.config.get("threads")))
+    start = opened.start()
+    data = load_data(opened.data, start.image, split="calibration", seed=opened.seed)
+    held_out = load_held_out(opened.data, opened.evaluation, start.image, seed=opened.seed)
+    with screen.bars() as bars:
+        bars("verify", 0, None)
+        certificate = verify(opened.folder.path, start.model, data=data, eval_data=held_out)
+    screen.say(claims_table(certificate))
+    failed = [claim.name for claim in certificate.claims if not claim.passed]
+    total = len(certificate.claims)
+    if failed:
+        screen.say(f"\n{len(failed)} of {total} claims FAIL: {', '.join(failed)}")
+    else:
+        screen.say(f"\nall {total} claims hold")
+    screen.give({"passed": not failed, "failed": failed, "certificate": certificate})
+    if failed:
+        raise typer.Exit(1)
+
+
+def claims_table(certificate: "Certificate") -> "Table":
+    """Every claim with its number, what it is held to, and how it was checked."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("", no_wrap=True)
+    table.add_column("claim", overflow="fold")
+    table.add_column("number", justify="right", no_wrap=True)
+    table.add_column("held to", justify="right", no_wrap=True)
+    for claim in certificate.claims:
+        sign = Text("holds", "green") if claim.passed else Text("FAILS", "bold red")
+        limit = "" if claim.tolerance is None else f"{claim.tolerance:.4g}"
+        table.add_row(sign, Text(claim.statement), f"{claim.value:.4g}", limit)
+    return table

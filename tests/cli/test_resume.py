@@ -1,0 +1,76 @@
+"""Killed at any moment, `--resume` ends with the same hashes as an undisturbed run."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sprig.core.store import sha256_file
+
+TRAIN = ("train", "--model", "sprig:resnet20", "--model-args", "width=4", "--data", "digits")
+TRAIN = (*TRAIN, "--images", "128", "--epochs", "3", "--threads", "1", "--no-report")
+PRUNE = ("prune", "--data", "digits", "--images", "128", "--macs", "0.5", "--threads", "1")
+KILLS = int(os.environ.get("SPRIG_KILLS", "2"))
+
+
+def killed_until_done(arguments: tuple[object, ...], out: Path, *, seconds: float) -> int:
+    """Start, kill at a random moment within `seconds`, resume, ...; how often it was really killed."""
+    draw = random.Random(len(arguments))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    line = [sys.executable, "-m", "sprig", *map(str, arguments), "--out", str(out), "--resume"]
+    kills = 0
+    for _ in range(KILLS):
+        process = subprocess.Popen(
+            line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(draw.uniform(0.2 * seconds, seconds))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return kills
+
+
+def hashes(folder: Path, *names: str) -> dict[str, str]:
+    assert not list(folder.glob(".tmp-*"))
+    assert not (folder / "state").exists()
+    return {name: sha256_file(folder / name) for name in names}
+
+
+@pytest.mark.flow
+def test_train_killed_and_resumed(command, tmp_path: Path) -> None:
+    began = time.monotonic()
+    whole = command(*TRAIN, "--out", tmp_path / "whole")
+    seconds = time.monotonic() - began
+    assert whole.returncode == 0, whole.stderr
+    assert killed_until_done(TRAIN, tmp_path / "torn", seconds=seconds) >= 1
+    names = ("model.safetensors", "config.json", "metrics.jsonl")
+    assert hashes(tmp_path / "torn", *names) == hashes(tmp_path / "whole", *names)
+
+
+@pytest.mark.flow
+def test_prune_killed_and_resumed(command, trained: Path, tmp_path: Path) -> None:
+    prune = (*PRUNE, "--model", trained)
+    began = time.monotonic()
+    whole = command(*prune, "--out", tmp_path / "whole")
+    seconds = time.monotonic() - began
+    assert whole.returncode == 0, whole.stderr
+    assert killed_until_done(prune, tmp_path / "torn", seconds=seconds) >= 1
+    names = ("model.safetensors", "plan.json", "config.json", "path.safetensors")
+    assert hashes(tmp_path / "torn", *names) == hashes(tmp_path / "whole", *names)
+
+
+@pytest.mark.flow
+def test_a_run_is_resumed_as_it_was_begun(command, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "state").mkdir(parents=True)
+    (out / "config.json").write_text((trained / "config.json").read_text())
+    done = command(*TRAIN, "--out", out, "--resume")
+    assert done.returncode == 2
+    assert "was begun with" in done.stderr
+    assert (out / "config.json").is_file()
