@@ -193,10 +193,7 @@ class Accumulator:
     def _add(self, x: Tensor, y: Tensor | None) -> None:
         n = len(x)
         mean, x = _centre(x.detach(), self.dtype)
-        if not bool(torch.isfinite(mean).all()):
-            raise InputError(
-                f"{self.name or 'moments'}: its inputs are not finite; look for NaN or inf before it"
-            )
+        _finite(self.name, "inputs", mean)
         total = self.count + n
         pull = self.count * n / total
         dx = mean - self.mean
@@ -204,10 +201,7 @@ class Accumulator:
         self.second.addr_(dx, dx, alpha=pull)
         if y is not None:
             target_mean, y = _centre(y.detach(), self.dtype)
-            if not bool(torch.isfinite(target_mean).all()):
-                raise InputError(
-                    f"{self.name or 'moments'}: its targets are not finite; look for NaN or inf before it"
-                )
+            _finite(self.name, "targets", target_mean)
             dy = target_mean - self.target_mean
             self.cross += y.mT @ x
             self.cross.addr_(dy, dx, alpha=pull)
@@ -217,17 +211,18 @@ class Accumulator:
         self.count = total
 
     def moments(self) -> Moments:
-        """The sums so far, as a record of its own."""
-        second = self.second.clone()
+        """The sums so far, as a record of its own on the CPU, where selection is solved in float64."""
+        second = self.second.to("cpu", copy=True)
         _mirror(second)
-        return Moments(
-            count=float(self.count),
-            mean=self.mean.clone(),
-            second=second,
-            target_mean=self.target_mean.clone(),
-            cross=self.cross.clone(),
-            power=self.power.clone(),
-            name=self.name,
+        fields = ("mean", "target_mean", "cross", "power")
+        rest = {field: getattr(self, field).to("cpu", copy=True) for field in fields}
+        return Moments(count=float(self.count), second=second, name=self.name, **rest)
+
+
+def _finite(name: str, label: str, t: Tensor) -> None:
+    if not bool(torch.isfinite(t).all()):
+        raise InputError(
+            f"{name or 'moments'}: its {label} are not finite; look for NaN or inf before it"
         )
 
 

@@ -64,7 +64,8 @@ class RefitObjective:
             raise InputError("no consumer: there is nothing to select for")
         self.problems = tuple(problem.settled() for problem in problems)
         self.size, self.ridge, self.dtype = size, ridge, dtype
-        self.power = sum(power_of(problem) for problem in self.problems)
+        self.powers = [power_of(problem) for problem in self.problems]
+        self.power = sum(self.powers)
 
     def starts(self) -> list[Start]:
         """The consumers with their base columns projected out."""
