@@ -65,13 +65,8 @@ class Moments:
         """Each row counted `factor` times, e.g. to weigh clients."""
         if not factor > 0:
             raise InputError(f"{self.name or 'moments'}: scale {factor} is not positive")
-        return replace(
-            self,
-            count=self.count * factor,
-            second=self.second * factor,
-            cross=self.cross * factor,
-            power=self.power * factor,
-        )
+        sums = {field: getattr(self, field) * factor for field in ("second", "cross", "power")}
+        return replace(self, count=self.count * factor, **sums)
 
     def own(self, weight: Tensor, *, bias: Tensor | None = None) -> "Moments":
         """With the consumer's own output as the target: y = W x (+ bias), so C = W M."""
@@ -81,13 +76,9 @@ class Moments:
                 f"{self.name or 'moments'}: the weight has {w.shape[1]} columns, the inputs {len(self.mean)}"
             )
         cross = w @ self.second
-        mean = w @ self.mean
-        return replace(
-            self,
-            target_mean=mean if bias is None else mean + bias.detach().to(mean),
-            cross=cross,
-            power=(cross * w).sum(1).clamp_min(0),
-        )
+        mean = w @ self.mean if bias is None else w @ self.mean + bias.detach().to(w)
+        power = (cross * w).sum(1).clamp_min(0)
+        return replace(self, target_mean=mean, cross=cross, power=power)
 
     def taking(self, columns: Tensor) -> "Moments":
         """Of some of the input columns only."""
@@ -110,8 +101,8 @@ class Moments:
 
     def check(self) -> "Moments":
         """Refuse moments that nothing can be computed from; returns itself."""
-        who = self.name or "moments"
         if not self.count > 0:
+            who = self.name or "moments"
             raise InputError(f"{who}: no rows were seen; give at least one batch of data")
         for label, t in (("inputs", self.second.diagonal()), ("targets", self.power)):
             if not bool(torch.isfinite(t).all()):
@@ -221,9 +212,8 @@ class Accumulator:
 
 def _finite(name: str, label: str, t: Tensor) -> None:
     if not bool(torch.isfinite(t).all()):
-        raise InputError(
-            f"{name or 'moments'}: its {label} are not finite; look for NaN or inf before it"
-        )
+        who = name or "moments"
+        raise InputError(f"{who}: its {label} are not finite; look for NaN or inf before it")
 
 
 def _centre(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -105,7 +105,8 @@ def atoms(g: Gram, kind: str) -> tuple[Tensor, Tensor, Tensor]:
     """Mean-type atoms phi_i = z_i / pi_i: (pi, live, K) with K_ij = <phi_i - r, phi_j - r>.
 
     kind "mean": pi_i = 1 / (number of live units), the network as the mean of its units, as published.
-    "norm": pi_i in proportion to |z_i|, which makes all atoms equally long. Units that contribute nothing are not live and are left out of both.
+    "norm": pi_i in proportion to |z_i|, which makes all atoms equally long.
+    Units that contribute nothing are not live and are left out of both.
     """
     if kind not in ("mean", "norm"):
         raise InputError(f"unknown atoms {kind!r}; known: mean, norm")
