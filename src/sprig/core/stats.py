@@ -104,11 +104,8 @@ class Moments:
         if not self.count > 0:
             who = self.name or "moments"
             raise InputError(f"{who}: no rows were seen; give at least one batch of data")
-        for label, t in (("inputs", self.second.diagonal()), ("targets", self.power)):
-            if not bool(torch.isfinite(t).all()):
-                raise InputError(
-                    f"{who}: its {label} are not finite; look for NaN or inf before it"
-                )
+        _finite(self.name, "inputs", self.second.diagonal())
+        _finite(self.name, "targets", self.power)
         return self
 
     @property
