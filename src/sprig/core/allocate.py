@@ -1,0 +1,185 @@
+"""From error curves, measured harm and exact costs to the number of units that each group keeps.
+
+Minimise the summed harm under every budget. The curves are replaced by their lower convex hulls; units leave the
+group whose next hull step adds the least harm per unit of cost saved, the cost being multilinear in all sizes. What
+is left of the budget is filled again, unit by unit, so that it is missed by less than the cheapest unit.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sprig.core.cost import CostModel, cost
+from sprig.core.errors import InputError
+from sprig.core.types import Budget, Graph
+
+FIELDS = ("macs", "params", "bytes")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What may be chosen for one group: sizes ascending, the harm at each."""
+
+    group: int
+    sizes: np.ndarray
+    harm: np.ndarray
+
+
+def targets(budget: Budget, graph: Graph) -> dict[str, float]:
+    """Absolute limits per unit of account; refuses what makes no sense."""
+    dense = cost(graph)
+    out: dict[str, float] = {}
+    for unit in FIELDS:
+        value = getattr(budget, unit)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
+            raise InputError(f"budget {unit}={value!r} is not a number; give a fraction in (0, 1] or an absolute number")
+        if value <= 0:
+            raise InputError(f"budget {unit}={value} is not positive; give a fraction in (0, 1] or an absolute number")
+        if 1 < value < 100:
+            raise InputError(
+                f"budget {unit}={value}: fractions lie in (0, 1], absolute numbers are far larger "
+                f"(the dense network has {dense[unit]:,})"
+            )
+        out[unit] = value * dense[unit] if value <= 1 else float(value)
+    if not out:
+        raise InputError("the budget names no limit; give at least one of macs=, params=, bytes=")
+    return out
+
+
+def hull(harm: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Positions of the lower convex hull of (size, harm), from the largest size down."""
+    points = list(range(len(sizes)))
+    kept: list[int] = []
+    for i in points:
+        while len(kept) >= 2:
+            a, b = kept[-2], kept[-1]
+            cross = (sizes[b] - sizes[a]) * (harm[i] - harm[a]) - (harm[b] - harm[a]) * (sizes[i] - sizes[a])
+            if cross > 0:
+                break
+            kept.pop()
+        kept.append(i)
+    return np.array(kept[::-1])
+
+
+class Allocator:
+    """All that budgets share. `sizes(budget)` is fast enough to be asked for many budgets."""
+
+    def __init__(self, graph: Graph, choices: Sequence[Choice]) -> None:
+        self.graph = graph
+        self.choices = list(choices)
+        self.models = {unit: CostModel(graph, unit) for unit in FIELDS}
+        self.full = np.array([g.size for g in graph.groups], dtype=float)
+        self.hulls = [hull(c.harm, c.sizes) for c in self.choices]
+
+    def least(self) -> np.ndarray:
+        kept = self.full.copy()
+        for choice in self.choices:
+            kept[choice.group] = choice.sizes[0]
+        return kept
+
+    def sizes(self, limits: Mapping[str, float]) -> dict[int, int]:
+        """Units to keep per group index."""
+        self._reachable(limits)
+        kept = self._fill(self._descend(limits), limits)
+        return {c.group: int(kept[c.group]) for c in self.choices}
+
+    def even(self, limits: Mapping[str, float]) -> dict[int, int]:
+        """The same fraction of every group, as large as the budget allows."""
+        self._reachable(limits)
+
+        def at(fraction: float) -> np.ndarray:
+            kept = self.full.copy()
+            for choice in self.choices:
+                i = max(0, int(np.searchsorted(choice.sizes, fraction * choice.sizes[-1] + 1e-9, side="right")) - 1)
+                kept[choice.group] = choice.sizes[i]
+            return kept
+
+        low, high = 0.0, 1.0
+        if not self._over(at(high), limits):
+            low = high
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self._over(at(middle), limits) else (middle, high)
+        kept = self._fill(at(low), limits)
+        return {c.group: int(kept[c.group]) for c in self.choices}
+
+    def _reachable(self, limits: Mapping[str, float]) -> None:
+        least = self.least()
+        for unit, limit in limits.items():
+            low, dense = self.models[unit](least), self.models[unit](self.full)
+            if limit < low:
+                raise InputError(
+                    f"budget {unit}={limit:,.0f} ({limit / dense:.1%} of the dense network) is below what is reachable: "
+                    f"with one step left in every group it is {low:,.0f} ({low / dense:.1%})"
+                )
+
+    def _over(self, kept: np.ndarray, limits: Mapping[str, float]) -> dict[str, float]:
+        return {u: v for u, limit in limits.items() if (v := self.models[u](kept)) > limit * (1 + 1e-12)}
+
+    def _descend(self, limits: Mapping[str, float]) -> np.ndarray:
+        kept = self.full.copy()
+        at = [0] * len(self.choices)  # position on the hull
+        while over := self._over(kept, limits):
+            # saving of one unit of each group, in shares of what each exceeded budget still has to lose
+            saving = np.zeros(len(kept))
+            for unit, now in over.items():
+                saving += self.models[unit].gradient(kept) / max(now - limits[unit], 1e-9 * now)
+            best, best_rate = -1, np.inf
+            for j, choice in enumerate(self.choices):
+                points = self.hulls[j]
+                if at[j] + 1 >= len(points) or saving[choice.group] <= 0:
+                    continue
+                here, there = points[at[j]], points[at[j] + 1]
+                units = choice.sizes[here] - choice.sizes[there]
+                rate = (choice.harm[there] - choice.harm[here]) / (units * saving[choice.group])
+                if rate < best_rate:
+                    best, best_rate = j, rate
+            if best < 0:
+                return self.least()
+            at[best] += 1
+            choice = self.choices[best]
+            kept[choice.group] = choice.sizes[self.hulls[best][at[best]]]
+        return kept
+
+    def _fill(self, kept: np.ndarray, limits: Mapping[str, float]) -> np.ndarray:
+        """Give back what fits: always the step that undoes the most harm per cost, until no step fits."""
+        where = {c.group: int(np.searchsorted(c.sizes, kept[c.group])) for c in self.choices}
+        blocked: set[int] = set()
+        while True:
+            spare = {u: limit - self.models[u](kept) for u, limit in limits.items()}
+            slopes = {u: self.models[u].gradient(kept) for u in limits}
+            best, best_rate = None, -np.inf
+            for choice in self.choices:
+                g, i = choice.group, where[choice.group]
+                if g in blocked or i + 1 >= len(choice.sizes):
+                    continue
+                step = choice.sizes[i + 1] - choice.sizes[i]
+                price = max((slopes[u][g] * step / max(limits[u], 1.0) for u in limits), default=0.0)
+                if any(slopes[u][g] * step > spare[u] for u in limits):
+                    trial = kept.copy()
+                    trial[g] = choice.sizes[i + 1]
+                    if self._over(trial, limits):
+                        blocked.add(g)
+                        continue
+                rate = (choice.harm[i] - choice.harm[i + 1]) / max(price, 1e-300)
+                if rate > best_rate:
+                    best, best_rate = choice, rate
+            if best is None:
+                return kept
+            trial = kept.copy()
+            trial[best.group] = best.sizes[where[best.group] + 1]
+            if self._over(trial, limits):  # the cost is not linear in this group's width
+                blocked.add(best.group)
+                continue
+            kept = trial
+            where[best.group] += 1
+
+
+def steps(size: int, channels_per_unit: float, round_to: int) -> np.ndarray:
+    """Sizes (in units) that leave a multiple of `round_to` channels, and the full size."""
+    every = max(1, round(round_to / np.gcd(round_to, max(1, round(channels_per_unit)))))
+    found = np.arange(every, size + 1, every)
+    return np.unique(np.append(found, size)).astype(int)

@@ -1,0 +1,86 @@
+"""One pass of the calibration data through the dense network: second moments of every consumer's input."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sprig.core.stats import Accumulator, Moments, rows, targets_at
+from sprig.core.types import Consumer
+from sprig.core.workbench import Workbench
+
+
+def row_limit(consumer: Consumer, columns: int, samples: int, per_column: float, least: int) -> int:
+    """Rows wanted of one consumer over all samples: enough for its columns, never more than there are."""
+    wanted = max(least, int(per_column * columns))
+    return int(min(wanted, consumer.positions * samples))
+
+
+def kernel_of(consumer: Consumer, weight: Tensor) -> tuple[int, ...]:
+    return tuple(weight.shape[2:])
+
+
+def consumer_rows(
+    consumer: Consumer, weight: Tensor, x: Tensor, keep: int, limit: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """At most `limit` rows of one chunk (its first `keep` of the batch's samples count), and where they lie."""
+    if keep < x.shape[0]:
+        x = x[:keep]
+    found = rows(
+        x,
+        consumer.kind,
+        kernel=kernel_of(consumer, weight),
+        stride=consumer.stride,
+        padding=consumer.padding,
+        dilation=consumer.dilation,
+        limit=limit,
+        generator=generator,
+    )
+    return found.x, found.where
+
+
+def live_rows(bench: Workbench, x: Tensor, rows_here: int) -> int:
+    """How much of dimension 0 belongs to samples that count (windows multiply the batch)."""
+    return int(x.shape[0] * rows_here // bench.replay.batch)
+
+
+def collect(
+    bench: Workbench,
+    consumers: Iterable[Consumer],
+    *,
+    per_column: float = 10.0,
+    least: int = 16384,
+) -> dict[str, Moments]:
+    """Moments of the inputs of each consumer (by node name), in one forward pass; targets are their own outputs."""
+    wanted = list(consumers)
+    sums: dict[str, Accumulator] = {}
+    limits: dict[str, int] = {}
+    for number, c in enumerate(wanted):
+        weight = bench.weights[c.weight]
+        columns = weight[0].numel()
+        sums[c.node] = Accumulator(columns, name=c.node, precision="float32", device=weight.device)
+        limit = row_limit(c, columns, bench.samples, per_column, least)
+        limits[c.node] = -(-limit // len(bench.chunks))
+        del number
+    generator = bench.generator(1)
+    replay = bench.replay
+    for done, chunk in enumerate(bench.chunks):
+        bench.progress("moments", done, len(bench.chunks))
+
+        def watcher(c: Consumer, rows_here: int) -> Any:
+            def watch(inputs: tuple[Tensor, ...], output: Tensor) -> None:
+                keep = live_rows(bench, inputs[0], rows_here)
+                x, _ = consumer_rows(c, bench.weights[c.weight], inputs[0], keep, limits[c.node], generator)
+                sums[c.node].add(x)
+
+            return watch
+
+        watch = {replay.index[c.node]: watcher(c, chunk.rows) for c in wanted}
+        last = max(watch, default=-1)
+        replay.advance(replay.start(chunk.args, chunk.kwargs, chunk.rows), bench.weights, last + 1, watch)
+    bench.progress("moments", len(bench.chunks), len(bench.chunks))
+    return {node: total.moments() for node, total in sums.items()}
+
+
+__all__ = ["collect", "consumer_rows", "live_rows", "row_limit", "targets_at"]

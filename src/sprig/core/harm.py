@@ -1,0 +1,37 @@
+"""How far an output has moved from the dense network's: one number per sample, lower is better.
+
+Class scores: KL(dense || changed). Anything else: squared distance relative to the dense output's own spread.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def looks_like_scores(outputs: Sequence[Tensor]) -> bool:
+    """One tensor (samples, classes) of at least two classes."""
+    return len(outputs) == 1 and outputs[0].dim() == 2 and outputs[0].shape[1] > 1
+
+
+def harm(dense: Sequence[Tensor], changed: Sequence[Tensor], *, scores: bool) -> Tensor:
+    """(samples,) harm.
+
+    >>> same = [torch.tensor([[1.0, 2.0]])]
+    >>> float(harm(same, same, scores=True)[0])
+    0.0
+    """
+    if scores:
+        p = dense[0].double().log_softmax(-1)
+        q = changed[0].double().log_softmax(-1)
+        return (p.exp() * (p - q)).sum(-1).clamp_min(0)
+    lost = power = None
+    for a, b in zip(dense, changed, strict=True):
+        a, b = a.double().flatten(1), b.double().flatten(1)
+        spread = float((a - a.mean(0)).square().sum(1).mean()) or float(a.square().sum(1).mean()) or 1.0
+        here = (a - b).square().sum(1) / spread
+        lost = here if lost is None else lost + here
+        power = 1 if power is None else power + 1
+    if lost is None:
+        return torch.zeros(0, dtype=torch.float64)
+    return lost / (power or 1)

@@ -1,0 +1,93 @@
+"""What a search gives back: the order of every group, its harm at every size, and a plan for any budget."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sprig.core.allocate import Allocator, Choice, steps, targets
+from sprig.core.cost import cost
+from sprig.core.errors import InputError
+from sprig.core.plan import Plan
+from sprig.core.types import Budget, Graph, GroupPath
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """The whole search. `at(budget)` costs almost nothing."""
+
+    graph: Graph
+    groups: Mapping[str, GroupPath]
+    harm: Mapping[str, tuple[float, ...]]  # per group: harm to the network's output with n units kept
+    method: str = "refit"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    round_to: int = 1
+    chosen: Mapping[str, int] = field(default_factory=dict)  # sizes that the method set itself, without a budget
+
+    @cached_property
+    def allocator(self) -> Allocator:
+        if self.round_to < 1:
+            raise InputError(f"round_to={self.round_to}: must be at least 1")
+        choices = []
+        for group in self.graph.prunable:
+            if group.name in self.groups:
+                if self.harm:
+                    harm = np.maximum.accumulate(np.array(self.harm[group.name])[::-1])[::-1]
+                else:
+                    harm = np.zeros(group.size + 1)
+                sizes = steps(group.size, group.channels / group.size, self.round_to)
+                choices.append(Choice(group.index, sizes, harm[sizes]))
+        if not choices:
+            reasons = sorted({g.reason or "" for g in self.graph.groups})
+            raise InputError(f"nothing can be pruned in this model: {'; '.join(reasons[:3])}")
+        return Allocator(self.graph, choices)
+
+    def at(self, budget: Budget) -> Plan:
+        """The plan for a budget; the budget is never exceeded.
+
+        Raises:
+            InputError: the budget is not positive, or below what is reachable (the message says what is).
+        """
+        if budget.latency_ms is not None or budget.latency is not None:
+            raise InputError("latency budgets are not available yet; give macs=, params= or bytes=")
+        limits = targets(budget, self.graph)
+        if self.harm:
+            return self.plan(self.allocator.sizes(limits))
+        return self.plan(self.allocator.even(limits))  # nothing is known: the same fraction everywhere
+
+    def own(self) -> Plan:
+        """The plan at the sizes that the method chose by its own tolerance."""
+        if not self.chosen:
+            raise InputError(f"method {self.method!r} chooses no sizes of its own; give a budget")
+        return self.plan({g.index: self.chosen[g.name] for g in self.graph.groups if g.name in self.chosen})
+
+    def plan(self, sizes: Mapping[int, int]) -> Plan:
+        """The plan that keeps the first `sizes[group index]` picks of each group."""
+        keep = {}
+        for index, count in sizes.items():
+            group = self.graph.groups[index]
+            keep[group.name] = tuple(sorted(self.groups[group.name].order[:count]))
+        known = {g.name: g.size for g in self.graph.groups}
+        plan = Plan(
+            keep=keep,
+            sizes={name: known[name] for name in keep},
+            graph=self.graph.fingerprint,
+            method=self.method,
+            config=dict(self.config),
+            seed=self.seed,
+        )
+        return with_cost(plan, self.graph)
+
+    def predicted(self, plan: Plan) -> float:
+        """Summed harm at the plan's sizes."""
+        return float(sum(self.harm[name][len(kept)] for name, kept in plan.keep.items() if name in self.harm))
+
+
+def with_cost(plan: Plan, graph: Graph) -> Plan:
+    """The plan with its predicted cost filled in."""
+    fields = dict(plan.__dict__)
+    fields["cost"] = cost(graph, plan.masks(graph))
+    return Plan(**fields)

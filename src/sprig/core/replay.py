@@ -1,0 +1,206 @@
+"""Run an exported program node by node: stop before a layer, look at its input, go on with other weights.
+
+The values alive between two nodes are all that is kept, so running only the layers behind a cut costs what those
+layers cost (prefix caching), and many batches can be carried forward in step. In-place operations are run as their
+plain twins, so that values that were put aside stay as they were.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from sprig.core.batches import Triple, count
+from sprig.core.capture import batch_size, capture
+from sprig.core.errors import TraceError
+from sprig.core.graph import canonical_names
+from sprig.core.tracing import distance
+
+Watch = Callable[[tuple[Tensor, ...], Tensor], None]
+
+
+@dataclass
+class Live:
+    """Values alive before node number `at`."""
+
+    at: int
+    values: dict[fx.Node, Any]
+    rows: int  # samples that count; the rest only fill the batch
+
+    def fork(self) -> "Live":
+        return Live(self.at, dict(self.values), self.rows)
+
+
+@dataclass
+class Count:
+    """How many contraction nodes were run: the unit of work that prefix caching saves."""
+
+    layers: int = 0
+    seen: dict[str, int] = field(default_factory=dict)
+
+
+class Replay:
+    """A program at one batch size, with weights handed in at every step."""
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
+        kwargs = kwargs or {}
+        self.batch = batch_size(args, kwargs)
+        self.program = capture(model, args, kwargs)
+        self.nodes = [n for n in self.program.graph.nodes]
+        self.index = {n.name: i for i, n in enumerate(self.nodes)}
+        canonical = canonical_names(model)
+        signature = self.program.graph_signature
+        named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self.tensor_of = {n: canonical.get(named[n.name], named[n.name]) for n in self.nodes if n.name in named}
+        self.constants = {
+            n: self.program.constants[signature.inputs_to_lifted_tensor_constants[n.name]]
+            for n in self.nodes
+            if n.name in signature.inputs_to_lifted_tensor_constants
+        }
+        for name, buffer in self.program.constants.items():  # buffers outside the state dict live here
+            self._stash = getattr(self, "_stash", {})
+            self._stash[name] = buffer
+        self.inputs = [n for n in self.nodes if n.op == "placeholder" and n.name in signature.user_inputs]
+        self.plain = {n: _plain(n) for n in self.nodes if n.op == "call_function"}
+        self.dies = self._last_uses()
+        self.count = Count()
+        self._check(model, args, kwargs)
+
+    # ---- running -----------------------------------------------------------------------------
+    def start(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, rows: int | None = None) -> Live:
+        leaves = pytree.tree_leaves((args, dict(kwargs or {})))
+        values = dict(zip(self.inputs, leaves, strict=True))
+        return Live(0, values, self.batch if rows is None else rows)
+
+    @torch.no_grad()
+    def advance(
+        self, live: Live, weights: Mapping[str, Tensor], stop: int, watch: Mapping[int, Watch] | None = None
+    ) -> Live:
+        """Run nodes up to (not including) number `stop`; `watch[i]` sees node i's inputs and output. Uses up `live`."""
+        values = live.values
+        for i in range(live.at, min(stop, len(self.nodes))):
+            node = self.nodes[i]
+            if node.op != "call_function":
+                continue
+            inputs = fx.node.map_arg((node.args, node.kwargs), lambda n: self._read(n, values, weights))
+            target = self.plain[node]
+            result = target(*inputs[0], **inputs[1])
+            if _contracts(node):
+                self.count.layers += 1
+            if watch and i in watch:
+                watch[i](inputs[0], result)
+            values[node] = result
+            if target is not node.target and isinstance(node.args[0], fx.Node):
+                values[node.args[0]] = result  # what the in-place twin would have left behind
+            for dead in self.dies[i]:
+                values.pop(dead, None)
+        return Live(max(stop, live.at), values, live.rows)
+
+    def finish(self, live: Live, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        """Run to the end; the floating outputs, cut to the rows that count."""
+        live = self.advance(live, weights, len(self.nodes))
+        output = self.nodes[-1]
+        leaves = [self._read(n, live.values, weights) for n in output.all_input_nodes]
+        return [
+            t[: live.rows] if t.dim() and t.shape[0] == self.batch else t
+            for t in leaves
+            if isinstance(t, Tensor) and t.is_floating_point()
+        ]
+
+    def _read(self, node: fx.Node, values: Mapping[fx.Node, Any], weights: Mapping[str, Tensor]) -> Any:
+        if node in values:
+            return values[node]
+        if node in self.tensor_of:
+            name = self.tensor_of[node]
+            return weights[name] if name in weights else self._stash[name]
+        return self.constants[node]
+
+    def _last_uses(self) -> list[list[fx.Node]]:
+        last: dict[fx.Node, int] = {}
+        for i, node in enumerate(self.nodes):
+            if node.op == "call_function":
+                last.setdefault(node, i)
+            for used in node.all_input_nodes:
+                last[used] = i
+        dies: list[list[fx.Node]] = [[] for _ in self.nodes]
+        for node, i in last.items():
+            if self.nodes[i].op != "output" and (node.op == "call_function" or node in self.inputs):
+                dies[i].append(node)
+        return dies
+
+    def _check(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        twin = copy.deepcopy(model).eval()
+        with torch.no_grad():
+            expected = twin(*copy.deepcopy(args), **copy.deepcopy(dict(kwargs)))
+        found = self.finish(self.start(args, kwargs), state_of(model))
+        gap = distance([t for t in pytree.tree_leaves(found)], expected)
+        if not gap <= 1e-3:
+            raise TraceError(
+                f"the exported program gives other outputs than the module (relative difference {gap:.2g}); "
+                "the forward pass depends on something beside its inputs and weights"
+            )
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer under its first name, detached (not copied)."""
+    out = {name: p.detach() for name, p in model.named_parameters()}
+    out.update({name: b.detach() for name, b in model.named_buffers()})
+    return out
+
+
+def _contracts(node: fx.Node) -> bool:
+    name = str(node.target)
+    return ".conv" in name or ".linear" in name or ".matmul" in name or "scaled_dot" in name
+
+
+def _plain(node: fx.Node) -> Any:
+    """The operation that leaves its arguments alone."""
+    target: Any = node.target
+    name = str(target)
+    if not name.startswith("aten."):
+        return target
+    _, packet, overload = name.split(".")
+    if not packet.endswith("_") or packet.startswith("_"):
+        return target
+    twin = getattr(torch.ops.aten, packet[:-1], None)
+    return getattr(twin, overload, target) if twin is not None else target
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One batch of exactly the replay's size; only the first `rows` samples count."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    rows: int
+    target: Tensor | None = None
+
+
+def chunks(triples: Iterable[Triple], size: int) -> list[Chunk]:
+    """Recut batches to one size. The last one is filled up with samples from the start, which do not count."""
+    found = list(triples)
+    flat = [pytree.tree_flatten((args, kwargs)) for args, kwargs, _ in found]
+    counts = [count(t) for t in found]
+    total, spec = sum(counts), flat[0][1]
+    columns = []
+    for i, first in enumerate(flat[0][0]):
+        leaves = [batch[0][i] for batch in flat]
+        per_sample = isinstance(first, Tensor) and first.dim() > 0
+        per_sample = per_sample and all(x.shape[0] == n for x, n in zip(leaves, counts, strict=True))
+        columns.append(torch.cat(leaves) if per_sample else first)
+    targets = [t for _, _, t in found]
+    whole = all(isinstance(t, Tensor) and t.dim() > 0 for t in targets)
+    target = torch.cat(targets) if whole else None
+    size = min(size, total)
+    out = []
+    for start in range(0, total, size):
+        rows = min(size, total - start)
+        index = torch.arange(start, start + size) % total
+        cut = [c[index] if isinstance(c, Tensor) and c.dim() and c.shape[0] == total else c for c in columns]
+        args, kwargs = pytree.tree_unflatten(cut, spec)
+        out.append(Chunk(args, kwargs, rows, None if target is None else target[index[:rows]]))
+    return out

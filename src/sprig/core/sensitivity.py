@@ -1,0 +1,113 @@
+"""How much a group's error hurts the network's output: measured, by trying it on calibration data.
+
+Each trial writes other weights into the consumers of one group, runs only the layers behind the first of them, and
+compares the outputs with the dense network's. Between trials, harm is interpolated along the group's own error curve.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sprig.core.harm import harm, looks_like_scores
+from sprig.core.replay import Live
+from sprig.core.types import Group
+from sprig.core.workbench import Workbench
+
+Override = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One group at one size."""
+
+    group: int
+    kept: int
+
+
+def measure(
+    bench: Workbench,
+    trials: Sequence[Trial],
+    weights_for: Callable[[Trial], Override],
+    *,
+    work: float,
+    most: int = 256,
+    least: int = 8,
+) -> dict[Trial, float]:
+    """Mean harm of each trial over as many calibration samples as `work` multiply-adds allow.
+
+    Groups are visited in data-flow order, so the prefix before each is run once per chunk and kept.
+    """
+    replay = bench.replay
+    first: dict[int, int] = {}
+    for trial in trials:
+        consumers = bench.graph.groups[trial.group].consumers
+        first[trial.group] = min(replay.index[bench.graph.consumers[i].node] for i in consumers)
+    order = sorted(range(len(trials)), key=lambda i: first[trials[i].group])
+    behind = {g: _share_behind(bench, g, at) for g, at in first.items()}
+    per_sample = bench.macs * (1 + sum(behind[t.group] for t in trials)) or 1
+    samples = int(np.clip(work / per_sample, least, most))
+    lives: list[Live] = []
+    dense: list[list[Tensor]] = []
+    counts: list[int] = []
+    for chunk in bench.chunks:
+        if sum(counts) >= samples:
+            break
+        live = replay.start(chunk.args, chunk.kwargs, chunk.rows)
+        dense.append(replay.finish(live.fork(), bench.weights))
+        lives.append(live)
+        counts.append(chunk.rows)
+    scores = looks_like_scores(dense[0])
+    out: dict[Trial, float] = {}
+    done = 0
+    for i in order:
+        trial = trials[i]
+        bench.progress("sensitivity", done, len(trials))
+        done += 1
+        weights = {**bench.weights, **weights_for(trial)}
+        total = torch.zeros((), dtype=torch.float64)
+        for j in range(len(lives)):
+            lives[j] = replay.advance(lives[j], bench.weights, first[trial.group])
+            found = replay.finish(lives[j].fork(), weights)
+            total += harm(dense[j], found, scores=scores).sum()
+        out[trial] = float(total) / sum(counts)
+    bench.progress("sensitivity", len(trials), len(trials))
+    return out
+
+
+def _share_behind(bench: Workbench, group: int, at: int) -> float:
+    """Share of the MACs that lies behind a node."""
+    index = bench.replay.index
+    macs = [(t.where, t.coefficient * float(np.prod([len(a) for a in t.axes]))) for t in bench.graph.terms if t.unit == "macs"]
+    total = sum(m for _, m in macs) or 1.0
+    return sum(m for where, m in macs if index.get(where, 0) >= at) / total
+
+
+def interpolate(
+    group: Group, errors: Sequence[float], measured: Mapping[int, float], floor: float = 1e-12
+) -> tuple[float, ...]:
+    """Harm at every size from the harm at a few: linear in log error against log harm, through the measured points.
+
+    Beyond the measured errors the nearest slope goes on; at the error of the whole group, harm is 0.
+
+    >>> g = Group(0, "g", 4, (), (), (), 4)
+    >>> [round(h, 3) for h in interpolate(g, [1.0, 0.5, 0.25, 0.1, 0.0], {2: 0.5, 1: 1.0})]
+    [2.0, 1.0, 0.5, 0.2, 0.0]
+    """
+    rest = errors[group.size]  # what ridge leaves when everything stays
+    excess = np.maximum(np.asarray(errors, dtype=float) - rest, 0.0)
+    points = sorted((excess[n], max(h, floor)) for n, h in measured.items() if excess[n] > floor)
+    if not points:
+        return tuple(float(e) for e in excess)
+    x = np.log([p[0] for p in points])
+    y = np.maximum.accumulate(np.log([p[1] for p in points]))
+    logs = np.log(np.maximum(excess, floor))
+    inside = np.interp(logs, x, y)
+    slope_low = 1.0
+    slope_high = float(np.clip((y[-1] - y[-2]) / max(x[-1] - x[-2], 1e-9), 0.5, 2.0)) if len(x) > 1 else 1.0
+    result = np.where(logs < x[0], y[0] + slope_low * (logs - x[0]), inside)
+    result = np.where(logs > x[-1], y[-1] + slope_high * (logs - x[-1]), result)
+    values = np.where(excess > floor, np.exp(result), 0.0)
+    return tuple(float(v) for v in np.maximum.accumulate(values[::-1])[::-1])

@@ -1,0 +1,1 @@
+"""Baselines: channels ranked by a score, weights left as they are."""
