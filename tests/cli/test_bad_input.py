@@ -218,8 +218,8 @@ def truncated_plan(run: Path) -> None:
 
 def another_model(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
-    command = config.get("command", config)
-    command["model"]["model"] = command["model"]["model"].replace(":model", ":wider")
+    model = config["command"]["model"]
+    model["model"] = model["model"].replace(":model", ":wider")
     (run / "config.json").write_text(json.dumps(config))
 
 
@@ -242,7 +242,7 @@ def garbled_certificate(run: Path) -> None:
 
 def unknown_key(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
-    config.get("command", config)["model"]["colour"] = "red"
+    config["command"]["model"]["colour"] = "red"
     (run / "config.json").write_text(json.dumps(config))
 
 
@@ -251,7 +251,6 @@ RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a truncated plan": (truncated_plan, "not valid JSON"),
     "a plan of another model": (another_model, "another model"),
     "a pickle offered as weights": (pickled_weights, "is a pickle"),
-    "weights of wrong shapes": (misshaped_weights, "0.bias has shape [99]"),
     "no weights": (no_weights, "model.safetensors"),
     "a certificate without a seed": (garbled_certificate, "'seed' is missing"),
     "an unknown key in the config": (unknown_key, "unknown key 'colour'"),
@@ -265,6 +264,14 @@ def test_bad_runs(pruned: Path, tmp_path: Path, refused, case: str) -> None:
     shutil.copytree(pruned, run)
     damage(run)
     assert said in refused("verify", run)
+
+
+def test_weights_of_wrong_shapes(pruned: Path, tmp_path: Path, refused, sprig) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(pruned, run)
+    misshaped_weights(run)
+    assert "0.bias has shape [99]" in refused("export", run, "--format", "pt2")
+    assert sprig("verify", run).exit_code == 1  # they are not the weights that were certified
 
 
 @pytest.mark.parametrize("verb", ["verify", "report", "export", "compare"])

@@ -17,7 +17,7 @@ def test_train_writes_a_whole_run(trained: Path) -> None:
     names = ["config.json", "metrics.jsonl", "model.safetensors", "report.html"]
     assert sorted(p.name for p in trained.iterdir()) == names
     record = load_record(trained)
-    assert record.config["verb"] == "train"
+    assert record.config["command"]["verb"] == "train"
     assert [row["epoch"] for row in record.log] == [1, 2]
     assert record.log[-1]["accuracy"] == record.after.quality["accuracy"]
     assert read_tensors(trained / "model.safetensors")["conv1.weight"].shape == (4, 1, 3, 3)
@@ -48,7 +48,7 @@ def test_finetune_continues_from_a_run(answer, trained: Path, tmp_path: Path) ->
     out = tmp_path / "tuned"
     result = answer("finetune", trained, "--epochs", 1, "--lr", 1e-3, "--out", out, "--threads", 1)
     assert [row["epoch"] for row in result["log"]] == [1, 2, 1]
-    assert load_record(out).config["from"] == str(trained)
+    assert load_record(out).config["command"]["from"] == str(trained)
     moved = read_tensors(out / "model.safetensors")["conv1.weight"]
     start = read_tensors(trained / "model.safetensors")["conv1.weight"]
     assert 0 < float((moved - start).abs().max()) < 0.1

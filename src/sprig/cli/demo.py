@@ -29,8 +29,6 @@ def run(
     ] = 0.5,
 ) -> None:
     """Train a small residual network on scikit-learn's digits and cut it in half."""
-    from sprig.workflow import prune
-
     from sprig.cli.options import BudgetOptions, DataOptions, EvalOptions, ModelOptions
     from sprig.cli.prune import budget_of, conclude
     from sprig.cli.session import (
@@ -45,6 +43,7 @@ def run(
     from sprig.cli.train import steps
     from sprig.core.store import RunFolder
     from sprig.training import TrainConfig, accuracy, train
+    from sprig.workflow import prune
 
     screen = Screen(json=common.json)
     budget = budget_of(BudgetOptions(macs=str(macs)))
@@ -73,21 +72,21 @@ def run(
             "no retraining."
         )
         calibration = load_data(data, loaded.image, split="calibration", seed=common.seed)
-        result = prune(
+        prune(
             dense,
             example_of(calibration),
             calibration,
             budget,
             eval_data=test,
+            folder=folder,
             seed=common.seed,
             progress=bars,
         )
         command = config_of("demo", model, data, EvalOptions(), common, training=asdict(config))
         command["model"]["weights"] = DENSE  # beside config.json, not in the folder we run in
         log = tuple({"kind": "epoch", **row} for row in trained.history)
-        result = replace(result, record=replace(result.record, log=log))
     screen.say("3. What came out:\n")
-    conclude(screen, folder, result, command, report=True)
+    conclude(screen, folder, command, loaded.built, report=True, log=log)
     story(screen, folder.path)
 
 

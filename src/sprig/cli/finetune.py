@@ -29,6 +29,7 @@ def run(
     from sprig.cli.quality import labelled, measure
     from sprig.cli.session import (
         anchored,
+        described,
         example_of,
         load_data,
         load_held_out,
@@ -57,7 +58,7 @@ def run(
             images=None if data else opened.data.images,
             fold=None if data else opened.data.fold,
         )
-        settings = {
+        command = {
             "verb": "finetune",
             "from": str(Path(source).resolve()),
             "model": asdict(opened.model),
@@ -68,8 +69,9 @@ def run(
             "teacher": teacher,
             "settings": asdict(config),
         }
-        folder.begin(settings)
         small = opened.result()
+        settings = described(command, small.built)
+        folder.begin(settings)
         dense = opened.start().model if opened.cut else None
         if data is None and chosen.data.partition(":")[0] != "imagefolder":
             chosen = replace(chosen, images=None, fold=None)

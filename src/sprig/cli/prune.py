@@ -1,6 +1,8 @@
 """Cut a trained model to a budget, without retraining, into a run folder."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +21,7 @@ from sprig.cli.options import (
 from sprig.core.errors import InputError
 
 if TYPE_CHECKING:
+    from sprig.core.folder import RunFolder
     from sprig.core.types import Budget
 
 
@@ -42,7 +45,6 @@ def run(
     round_to: Annotated[int, typer.Option("--round-to", help="Widths are multiples of this.")] = 1,
 ) -> None:
     """Search, cut, certify and save."""
-    import sprig
     from sprig.cli.session import (
         config_of,
         example_of,
@@ -54,6 +56,7 @@ def run(
     )
     from sprig.cli.train import finished
     from sprig.core.store import RunFolder
+    from sprig.workflow import prune
 
     screen = Screen(json=common.json)
     limits = budget_of(budget)
@@ -75,10 +78,11 @@ def run(
             settings=asdict(config),
             round_to=round_to,
         )
+        remember(folder, command)
         loaded = load_model(model, data=data.data)
         batches = load_data(data, loaded.image, split="calibration", seed=common.seed)
         held_out = load_held_out(data, evaluation, loaded.image, seed=common.seed)
-        result = sprig.prune(
+        prune(
             loaded.model,
             example_of(batches),
             batches,
@@ -92,22 +96,48 @@ def run(
             round_to=round_to,
             progress=bars,
         )
-    conclude(screen, folder, result, command, report=out.report)
+    conclude(screen, folder, command, loaded.built, report=out.report)
+
+
+def remember(folder: "RunFolder", command: dict[str, Any]) -> None:
+    """Keep the command with the run; a resumed run must be asked for in the same way."""
+    from sprig.core.errors import StoreError
+    from sprig.core.records import plain
+
+    begun = folder.once("command", lambda: plain(command))
+    for key, value in plain(command).items():
+        if begun.get(key) != value:
+            raise StoreError(
+                f"{folder.path} was begun with {key} = {begun.get(key)!r}, now it is {value!r}; "
+                "resume with the options it was begun with, or use a new folder"
+            )
 
 
 def conclude(
-    screen: Screen, folder: Any, result: Any, command: dict[str, Any], *, report: bool
+    screen: Screen,
+    folder: "RunFolder",
+    command: dict[str, Any],
+    built: Mapping[str, Any],
+    *,
+    report: bool,
+    log: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write what the search gave, with how it was asked for; weights before summary; and say it."""
+    """Add to what `prune` wrote how it was asked for, and say it."""
+    from sprig.cli.session import described
     from sprig.cli.train import show
-    from sprig.core.store import REPORT, save_run
+    from sprig.core.store import REPORT, load_record, save_run
     from sprig.report import render_html
 
-    record = replace(result.record, config={**result.record.config, "command": command})
-    folder.put_model(result.model)
+    written = load_record(folder)
+    name = command["model"]["model"]
+    title = Path(name).name if Path(name).is_dir() else name
+    config = {**written.config, **described(command, built)}
+    record = replace(written, title=title, config=config, log=tuple(log))
+    save_run(folder, record)
     if report:
         folder.put_text(REPORT, render_html(record))
-    save_run(folder, record)
+    else:
+        (folder / REPORT).unlink(missing_ok=True)
     folder.finish()
     show(screen, folder, record)
 

@@ -34,7 +34,7 @@ class Loaded:
 
     model: "nn.Module"
     image: "ImageSpec"
-    options: ModelOptions
+    built: Mapping[str, Any]  # options that the constructor was given
 
 
 def prepare(common: CommonOptions) -> None:
@@ -104,11 +104,11 @@ def load_model(options: ModelOptions, *, data: str | None = None) -> Loaded:
     extra = pairs(options.model_args, what="model-args")
     if options.model.startswith("sprig:") and (data or "").partition(":")[0] in GREY:
         extra = {"in_channels": 1, **extra}
-    model = specs.build(
-        options.model, weights=options.weights, num_classes=options.num_classes, **extra
-    )
+    if options.num_classes is not None:
+        extra = {"num_classes": options.num_classes, **extra}
+    model = specs.build(options.model, weights=options.weights, **extra)
     stated = specs.image_spec(model, options.model, weights=options.weights)
-    return Loaded(model.eval(), given.fill(stated), options)
+    return Loaded(model.eval(), given.fill(stated), extra)
 
 
 def load_data(
@@ -176,6 +176,16 @@ def config_of(
     }
 
 
+def described(command: Mapping[str, Any], built: Mapping[str, Any]) -> dict[str, Any]:
+    """The `config.json` of a run: the command in full, and what a reader looks for first."""
+    return {
+        "model": command["model"]["model"],
+        "model_args": dict(built),
+        "data": command["data"]["data"],
+        "command": dict(command),
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class Reopened:
     """A run folder and what its config says."""
@@ -228,8 +238,8 @@ def reopen(path: str | Path) -> Reopened:
 
     folder = RunFolder.open(path)
     raw = folder.get_json("config.json")
-    config = raw.get("command", raw) if isinstance(raw, Mapping) else {}
-    if "model" not in config or "data" not in config:
+    config = raw.get("command") if isinstance(raw, Mapping) else None
+    if not isinstance(config, Mapping) or "model" not in config or "data" not in config:
         raise StoreError(
             f"{folder.path}/config.json does not say which model and data were used; "
             "it was not written by the command line: use sprig.load(folder, model=...) in Python"

@@ -20,6 +20,7 @@ def run(
     from sprig.cli.quality import measure
     from sprig.cli.session import (
         config_of,
+        described,
         example_of,
         load_data,
         load_held_out,
@@ -39,9 +40,10 @@ def run(
         return
     with undoing(folder), screen.bars() as bars:
         prepare(common)
-        settings = config_of("train", model, data, evaluation, common, settings=asdict(config))
-        folder.begin(settings)
+        command = config_of("train", model, data, evaluation, common, settings=asdict(config))
         loaded = load_model(model, data=data.data)
+        settings = described(command, loaded.built)
+        folder.begin(settings)
         batches = load_data(data, loaded.image, split="train", seed=common.seed)
         held_out = load_held_out(data, evaluation, loaded.image, seed=common.seed)
         example = example_of(batches)

@@ -20,12 +20,11 @@ def run(
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
 ) -> None:
     """Build the dense model and the data again, cut it by the plan, check everything."""
-    from sprig.workflow import verify
-
     from sprig.cli.options import CommonOptions
     from sprig.cli.session import load_data, load_held_out, prepare, reopen
     from sprig.core.errors import StoreError
-    from sprig.core.store import CERTIFICATE
+    from sprig.core.store import CERTIFICATE, MODEL, refuse_pickle
+    from sprig.workflow import verify
 
     screen = Screen(json=out.json)
     opened = reopen(folder)
@@ -34,13 +33,17 @@ def run(
             f"{folder} has no {CERTIFICATE}: this run claims nothing that could be verified; "
             "name a run made by `sprig prune`"
         )
+    refuse_pickle(
+        opened.folder / MODEL
+    )  # anything else that is wrong with it is a claim that fails
     prepare(CommonOptions(seed=opened.seed, threads=threads or opened.config.get("threads")))
     start = opened.start()
     data = load_data(opened.data, start.image, split="calibration", seed=opened.seed)
     held_out = load_held_out(opened.data, opened.evaluation, start.image, seed=opened.seed)
     with screen.bars() as bars:
-        bars("verify", 0, None)
-        certificate = verify(opened.folder.path, start.model, data=data, eval_data=held_out)
+        certificate = verify(
+            opened.folder.path, start.model, data=data, eval_data=held_out, progress=bars
+        )
     screen.say(claims_table(certificate))
     failed = [claim.name for claim in certificate.claims if not claim.passed]
     total = len(certificate.claims)

@@ -186,7 +186,13 @@ def _untie(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], Any]:
-    _refuse_pickle(path)
+    refuse_pickle(path)
+    head = _head(path)
+    if not _like_safetensors(head):
+        raise StoreError(
+            f"{path} is not a safetensors file: its first bytes are {head!r}; "
+            "it is truncated, damaged or of another kind"
+        )
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             names: Iterable[str] = file.keys()
@@ -202,25 +208,30 @@ def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], Any]:
     return found, note.get("meta")
 
 
-def _refuse_pickle(path: Path) -> None:
+def refuse_pickle(path: Path) -> None:
     """Say what was offered in place of safetensors, by its first bytes, never by its name."""
+    head = _head(path)
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        if not _like_safetensors(head):
+            raise StoreError(
+                f"{path} is a pickle (a torch.save file), which can run code when opened; "
+                "expected safetensors: convert it with safetensors.torch.save_file"
+            )
+
+
+def _head(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            head = file.read(9)
+            return file.read(9)
     except FileNotFoundError as error:
         raise StoreError(f"{path} does not exist; expected a safetensors file there") from error
     except OSError as error:
         raise StoreError(
             f"cannot read {path}: {error.strerror}; expected a safetensors file"
         ) from error
-    if len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_LIMIT:
-        return
-    if head[:2] == b"PK" or head[:1] == b"\x80":
-        raise StoreError(
-            f"{path} is a pickle (a torch.save file), which can run code when opened; "
-            "expected safetensors: convert it with safetensors.torch.save_file"
-        )
-    raise StoreError(
-        f"{path} is not a safetensors file: its first bytes are {head!r}; "
-        "it is truncated, damaged or of another kind"
-    )
+
+
+def _like_safetensors(head: bytes) -> bool:
+    """Eight bytes of length, then JSON. A short header may well begin with the first byte of a pickle."""
+    length = int.from_bytes(head[:8], "little")
+    return len(head) == 9 and head[8:9] == b"{" and length <= HEADER_LIMIT

@@ -252,17 +252,27 @@ def python_snippet(config: Mapping[str, Any]) -> str:
 
     >>> print(python_snippet({"model": "torchvision:resnet50"}).splitlines()[1])
     import torchvision
+    >>> args = {"in_channels": 1}
+    >>> print(python_snippet({"model": "sprig:lenet-5", "model_args": args}).splitlines()[3])
+    model = sprig.load("RUN", model=build("sprig:lenet-5", in_channels=1))
     """
     spec = config.get("model")
     kind, _, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    given = config.get("model_args")
+    options = [f"{k}={v!r}" for k, v in given.items()] if isinstance(given, Mapping) else []
+    args = ", ".join(options)
     wanted, make = "", "make_model()"
-    if _is_name(name) and _is_name(kind.replace(".", "_")):
+    if kind == "sprig" and _is_name(name.replace("-", "_")):
+        rest = ", ".join([f'"{spec}"', *options])
+        wanted, make = "from sprig.models.specs import build\n", f"build({rest})"
+    elif _is_name(name) and _is_name(kind.replace(".", "_")):
         if kind == "torchvision":
-            wanted, make = "import torchvision\n", f"torchvision.models.{name}()"
+            wanted, make = "import torchvision\n", f"torchvision.models.{name}({args})"
         elif kind == "timm":
-            wanted, make = "import timm\n", f'timm.create_model("{name}")'
+            rest = ", ".join([f'"{name}"', *options])
+            wanted, make = "import timm\n", f"timm.create_model({rest})"
         else:
-            wanted, make = f"from {kind} import {name}\n", f"{name}()"
+            wanted, make = f"from {kind} import {name}\n", f"{name}({args})"
     comment = "" if wanted else "  # make_model: builds the dense network, weights do not matter"
     return (
         f'import sprig\n{wanted}\nmodel = sprig.load("RUN", model={make}){comment}\nmodel.eval()\n'
