@@ -51,36 +51,39 @@ def collect(
     *,
     per_column: float = 10.0,
     least: int = 16384,
-) -> dict[str, Moments]:
-    """Moments of the inputs of each consumer (by node name), in one forward pass; targets are their own outputs."""
+) -> dict[str, tuple[Moments, Moments]]:
+    """Moments of the inputs of each consumer (by node name), in one forward pass; targets are their own outputs.
+
+    Two halves that share no sample, even and odd chunks, so that what one half suggests the other can judge.
+    """
     wanted = list(consumers)
-    sums: dict[str, Accumulator] = {}
+    sums: dict[str, tuple[Accumulator, Accumulator]] = {}
     limits: dict[str, int] = {}
-    for number, c in enumerate(wanted):
+    for c in wanted:
         weight = bench.weights[c.weight]
         columns = weight[0].numel()
-        sums[c.node] = Accumulator(columns, name=c.node, precision="float32", device=weight.device)
+        halves = [Accumulator(columns, name=c.node, precision="float32", device=weight.device) for _ in "ab"]
+        sums[c.node] = (halves[0], halves[1])
         limit = row_limit(c, columns, bench.samples, per_column, least)
         limits[c.node] = -(-limit // len(bench.chunks))
-        del number
     generator = bench.generator(1)
     replay = bench.replay
+
+    def watcher(c: Consumer, rows_here: int, half: int) -> Any:
+        def watch(inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            keep = live_rows(bench, inputs[0], rows_here)
+            x, _ = consumer_rows(c, bench.weights[c.weight], inputs[0], keep, limits[c.node], generator)
+            sums[c.node][half].add(x)
+
+        return watch
+
     for done, chunk in enumerate(bench.chunks):
         bench.progress("moments", done, len(bench.chunks))
-
-        def watcher(c: Consumer, rows_here: int) -> Any:
-            def watch(inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                keep = live_rows(bench, inputs[0], rows_here)
-                x, _ = consumer_rows(c, bench.weights[c.weight], inputs[0], keep, limits[c.node], generator)
-                sums[c.node].add(x)
-
-            return watch
-
-        watch = {replay.index[c.node]: watcher(c, chunk.rows) for c in wanted}
+        watch = {replay.index[c.node]: watcher(c, chunk.rows, done % 2) for c in wanted}
         last = max(watch, default=-1)
         replay.advance(replay.start(chunk.args, chunk.kwargs, chunk.rows), bench.weights, last + 1, watch)
     bench.progress("moments", len(bench.chunks), len(bench.chunks))
-    return {node: total.moments() for node, total in sums.items()}
+    return {node: (a.moments(), b.moments()) for node, (a, b) in sums.items()}
 
 
 __all__ = ["collect", "consumer_rows", "live_rows", "row_limit", "targets_at"]

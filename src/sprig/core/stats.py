@@ -302,16 +302,16 @@ def rows(
     if min(out) < 1:
         raise InputError(f"an input of size {tuple(space)} is too small for a kernel of {kernel}")
     where = _sample(len(x) * reduce(int.__mul__, out), limit, generator).to(x.device)
-    pixels = x.movedim(1, -1).reshape(-1, x.shape[1])
+    pixels = x.movedim(1, -1)  # a view: only the sampled places are ever copied
     sample, corner = _corners(where, out, stride, padding)
     taps = []
     for tap in product(*(range(k) for k in kernel)):
-        index, inside = sample, torch.ones_like(where, dtype=torch.bool)
+        index, inside = [sample], torch.ones_like(where, dtype=torch.bool)
         for c, t, d, s in zip(corner, tap, dilation, space, strict=True):
             at = c + t * d
             inside &= (at >= 0) & (at < s)
-            index = index * s + at.clamp(0, s - 1)
-        picked = pixels[index]
+            index.append(at.clamp(0, s - 1))
+        picked = pixels[tuple(index)]
         taps.append(picked if bool(inside.all()) else picked.masked_fill(~inside[:, None], 0))
     columns = taps[0] if len(taps) == 1 else torch.stack(taps, -1).flatten(1)
     return Rows(columns, where)
@@ -320,7 +320,9 @@ def rows(
 def targets_at(y: Tensor, where: Tensor, kind: Literal["conv", "linear"]) -> Tensor:
     """The rows (P, O) of an output (N, O, ...) of a convolution, or (..., O) of a linear map, at `where`."""
     last = y.detach().movedim(1, -1) if kind == "conv" else y.detach()
-    return last.reshape(-1, last.shape[-1])[where]
+    if last.ndim == 2:
+        return last[where]
+    return last[torch.unravel_index(where, last.shape[:-1])]
 
 
 def _sample(total: int, limit: int | None, generator: torch.Generator | None) -> Tensor:

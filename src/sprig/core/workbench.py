@@ -63,8 +63,8 @@ class Workbench:
         """Samples per chunk: what fits, evened out over the data so that little is filled up."""
         total = sum(int(_first(t).shape[0]) for t in self.triples)
         per_sample = 12 * _bytes(_first(self.triples[0])[:1])
-        fit = int(max(1, min(64, MEMORY // max(per_sample * 8, 1))))
-        pieces = -(-total // fit)
+        fit = int(max(1, min(32, MEMORY // max(per_sample * 8, 1))))
+        pieces = max(-(-total // fit), min(2, total))  # two at least: one half judges the other
         return -(-total // pieces)
 
     @cached_property

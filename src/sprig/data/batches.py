@@ -147,7 +147,7 @@ def batches_of(
             order = np.random.RandomState(random_seed(seed, 1, epoch) % 2**32).permutation(chosen)
             items = [(int(i), 1 + epoch) for i in order]
         else:
-            items = [(int(i), view) for view in range(views) for i in chosen]
+            items = [(int(i), view) for i in chosen for view in range(views)]
         for start in range(0, samples, batch_size):
             part = items[start : min(start + batch_size, samples)]
             inputs = source.read(part, seed=seed)

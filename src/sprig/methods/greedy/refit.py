@@ -20,24 +20,33 @@ from sprig.core.sensitivity import Trial, interpolate, measure
 from sprig.core.stats import Accumulator, Moments, targets_at
 from sprig.core.types import Consumer, Group, GroupPath, Outcome
 from sprig.core.workbench import Workbench
+from sprig.methods.greedy.bounds import floor
 from sprig.methods.greedy.problem import ConsumerProblem, solve
 from sprig.methods.greedy.pursuit import path as pursue
 
 
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+AMPLE = 50.0  # rows per column beyond which the smallest sensible ridge needs no judging
+
+
 @dataclass(frozen=True)
 class RefitConfig:
-    """Knobs of `refit`; the defaults are meant to be left alone."""
+    """Knobs of `refit`; the defaults are meant to be left alone.
 
-    ridge: float = 1e-3  # of the mean input power
-    rows_per_column: float = 10.0  # rows of data wanted per column of a consumer
+    ridge: pull towards the original weights, as a share of the mean input power; None: judged per consumer on the half
+    of the data that the weights were not fitted on. rows_per_column, least_rows: data wanted per consumer.
+    trials: fractions of each group whose harm to the output is measured; trial_work: multiply-adds spent on that.
+    reselect: pick anew on the inputs as they are after pruning, where a group has one consumer.
+    sequential_rows: rows of data per consumer in the final pass.
+    """
+
+    ridge: float | None = None
+    rows_per_column: float = 10.0
     least_rows: int = 16384
-    trials: tuple[float, ...] = (0.7, 0.4)  # fractions of each group whose harm is measured
-    trial_work: float = 6e11  # multiply-adds spent on measuring
-    reselect: bool = (
-        True  # pick anew on the inputs as they are after pruning, where a group has one consumer
-    )
+    trials: tuple[float, ...] = (0.7, 0.4)
+    trial_work: float = 6e11
+    reselect: bool = True
     sequential_rows: int = 60000
-    memory: float = 6e9  # bytes of activations that the sequential pass may hold
 
 
 def unit_columns(consumer: Consumer, group: int) -> Tensor:
@@ -74,36 +83,94 @@ def problem_power(problem: ConsumerProblem) -> float:
     return float(power.sum())
 
 
+def anchored(moments: Moments, ridge: float, weight: Tensor) -> Moments:
+    """Moments with rows added that pull the solution towards `weight`.
+
+    Least squares on them minimises |Y - W X|^2 / n + lambda |W - W0|^2 over *all* columns, W being zero where a channel
+    leaves: with much data that is the plain refit, with little it stays near the original weights and removes small ones
+    first. lambda = ridge x mean input power.
+    """
+    extra = ridge * float(moments.second.diagonal().mean())
+    second = moments.second.clone()
+    second.diagonal().add_(extra)
+    w = weight.detach().flatten(1).to(second)
+    if not len(moments.target_mean):
+        return replace(moments, second=second)
+    return replace(
+        moments, second=second, cross=moments.cross + extra * w, power=moments.power + extra * w.square().sum(1)
+    )
+
+
+def judged_ridge(a: Moments, b: Moments, weight: Tensor, keep: Tensor) -> float:
+    """The ridge whose solution on half `a` of the data loses least on the other half, with the columns `keep`."""
+    if a.count > AMPLE * len(keep) or not b.count:
+        return RIDGES[1]
+    w = weight.detach().flatten(1).to(a.second)
+    a, b = (m if len(m.target_mean) else m.own(w) for m in (a, b))
+    best, lowest = RIDGES[0], float("inf")
+    for ridge in RIDGES:
+        problem = ConsumerProblem(anchored(a, ridge, w), torch.full((len(keep),), -1))
+        found = solve(problem, keep, ridge=0.0).weight
+        lost = float(((found @ b.second - 2 * b.cross) * found).sum())
+        if lost < lowest:
+            best, lowest = ridge, lost
+    return best
+
+
+def stronger(a: Moments, weight: Tensor, block: int) -> Tensor:
+    """Columns of the half of the input channels that carry most of the output's power."""
+    w = weight.detach().flatten(1).to(a.second)
+    power = (w.square().sum(0) * a.second.diagonal()).reshape(-1, block).sum(1)
+    keep = torch.zeros(len(power), dtype=torch.bool)
+    keep[power.argsort(descending=True, stable=True)[: max(1, len(power) // 2)]] = True
+    return keep.repeat_interleave(block)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Moments of all consumers, pulled towards their weights: the half that trials are fitted on, and all."""
+
+    half: Mapping[str, Moments]
+    whole: Mapping[str, Moments]
+
+
+def evidence(bench: Workbench, config: RefitConfig) -> Evidence:
+    """One pass of the data, and a ridge for every consumer."""
+    needed = sorted({i for g in bench.graph.prunable for i in g.consumers})
+    consumers = [bench.graph.consumers[i] for i in needed]
+    halves = collect(bench, consumers, per_column=config.rows_per_column, least=config.least_rows)
+    half, whole = {}, {}
+    for consumer in consumers:
+        a, b = halves.pop(consumer.node)
+        weight = bench.weights[consumer.weight]
+        ridge = config.ridge
+        if ridge is None:
+            ridge = judged_ridge(a, b, weight, stronger(a, weight, consumer.block))
+        half[consumer.node] = anchored(a, ridge, weight)
+        whole[consumer.node] = anchored(a + b, ridge, weight)
+    return Evidence(half, whole)
+
+
 def search(bench: Workbench, config: RefitConfig) -> Path:
     """Order, error and harm of every group at every size."""
     groups = bench.graph.prunable
-    needed = sorted({i for g in groups for i in g.consumers})
-    moments = collect(
-        bench,
-        [bench.graph.consumers[i] for i in needed],
-        per_column=config.rows_per_column,
-        least=config.least_rows,
-    )
+    known = evidence(bench, config)
     found: dict[str, GroupPath] = {}
     for done, group in enumerate(groups):
         bench.progress("pursuit", done, len(groups))
-        found[group.name] = group_path(bench, group, moments, config)
+        found[group.name] = group_path(bench, group, known.whole)
     bench.progress("pursuit", len(groups), len(groups))
-    harm = measured_harm(bench, groups, found, moments, config)
+    harm = measured_harm(bench, groups, found, known, config)
     return Path(
-        graph=bench.graph,
-        groups=found,
-        harm=harm,
-        method="refit",
-        config=config.__dict__,
-        seed=bench.seed,
+        graph=bench.graph, groups=found, harm=harm, method="refit", config=dict(config.__dict__), seed=bench.seed
     )
 
 
-def group_path(
-    bench: Workbench, group: Group, moments: Mapping[str, Moments], config: RefitConfig
-) -> GroupPath:
-    trail = pursue(problems(bench, group, moments), group.size, ridge=config.ridge)
+def group_path(bench: Workbench, group: Group, moments: Mapping[str, Moments]) -> GroupPath:
+    """The order of one group, with the error at every size and a bound for any choice of that size."""
+    found = problems(bench, group, moments)
+    trail = pursue(found, group.size, ridge=0.0)
+    bound = floor(found, group.size, ridge=0.0, removal=False)
     order = list(trail.picks)
     values = list(trail.values)
     if len(order) < group.size:  # what is left adds nothing: lowest numbers first
@@ -115,7 +182,7 @@ def group_path(
         order=tuple(order),
         gains=tuple(gains),
         errors=tuple(values),
-        floor=(),
+        floor=bound,
     )
 
 
@@ -123,9 +190,10 @@ def measured_harm(
     bench: Workbench,
     groups: Sequence[Group],
     found: Mapping[str, GroupPath],
-    moments: Mapping[str, Moments],
+    known: Evidence,
     config: RefitConfig,
 ) -> dict[str, tuple[float, ...]]:
+    """Harm at every size: measured at a few, on samples that the trial weights were not fitted on."""
     trials = []
     for group in groups:
         sizes = sorted({max(1, min(group.size - 1, round(f * group.size))) for f in config.trials})
@@ -134,7 +202,7 @@ def measured_harm(
     def weights_for(trial: Trial) -> dict[str, Tensor]:
         group = bench.graph.groups[trial.group]
         picks = found[group.name].order[: trial.kept]
-        return refitted(bench, group, picks, moments, config.ridge)
+        return refitted(bench, group, picks, known.half)
 
     results = measure(bench, trials, weights_for, work=config.trial_work)
     harm = {}
@@ -149,7 +217,6 @@ def refitted(
     group: Group,
     picks: Sequence[int],
     moments: Mapping[str, Moments],
-    ridge: float,
 ) -> dict[str, Tensor]:
     """Weights of the group's consumers, solved for these picks, in the original shapes."""
     out: dict[str, Tensor] = {}
@@ -158,7 +225,7 @@ def refitted(
     kept[-1] = True
     for problem, i in zip(problems(bench, group, moments), group.consumers, strict=True):
         consumer = bench.graph.consumers[i]
-        solution = solve(problem, kept[problem.columns], ridge=ridge)
+        solution = solve(problem, kept[problem.columns], ridge=0.0)
         write(bench.weights, out, consumer, solution.weight, solution.bias, own=True)
     return out
 
@@ -232,18 +299,22 @@ class Sequential:
         self.weights[consumer.weight] = self.changed[consumer.weight] = new
 
     def visit(self, consumer: Consumer) -> None:
-        moments = self.moments(consumer)
+        first, second = self.moments(consumer)
+        weight = self.bench.weights[consumer.weight]
+        keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
+        ridge = self.config.ridge
+        if ridge is None:
+            ridge = judged_ridge(first, second, weight, keep)
+        moments = anchored(first + second, ridge, weight)
         problem = ConsumerProblem(
             moments, torch.full((len(moments.mean),), -1), centred=centred(self.bench, consumer)
         )
         if self.config.reselect:
             self.reselect(consumer, problem)
         keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
-        solution = solve(problem, keep, ridge=self.config.ridge)
+        solution = solve(problem, keep, ridge=0.0)
         found: dict[str, Tensor] = {}
         write(self.bench.weights, found, consumer, solution.weight, solution.bias, own=False)
-        if consumer.bias is None and consumer.norm is not None:
-            pass
         self.weights.update(found)
         self.changed.update(found)
 
@@ -263,19 +334,23 @@ class Sequential:
             )
             if not bool(others.all()):
                 continue  # other groups of this consumer have lost columns: keep the search's picks
-            trail = pursue([here], group.size, ridge=self.config.ridge, steps=count)
+            trail = pursue([here], group.size, ridge=0.0, steps=count)
             if len(trail.picks) == count:
                 mask = np.zeros(group.size, dtype=bool)
                 mask[list(trail.picks)] = True
                 self.masks[index] = mask
 
-    def moments(self, consumer: Consumer) -> Moments:
+    def moments(self, consumer: Consumer) -> tuple[Moments, Moments]:
+        """Pruned inputs against original outputs, even and odd chunks."""
         bench, replay = self.bench, self.bench.replay
         at = replay.index[consumer.node]
         old = bench.weights[consumer.weight]
-        sums = Accumulator(
-            old[0].numel(), consumer.out, name=consumer.node, precision="float32", device=old.device
-        )
+        sums = [
+            Accumulator(
+                old[0].numel(), consumer.out, name=consumer.node, precision="float32", device=old.device
+            )
+            for _ in "ab"
+        ]
         limit = -(-self.config.sequential_rows // len(bench.chunks))
         for j, chunk in enumerate(bench.chunks):
             self.dense[j] = replay.advance(self.dense[j], bench.weights, at)
@@ -291,8 +366,8 @@ class Sequential:
                 at + 1,
                 {at: lambda _, output, seen=seen: seen.append(output)},
             )
-            sums.add(rows, targets_at(seen[0][:keep], where, consumer.kind))
-        return sums.moments()
+            sums[j % 2].add(rows, targets_at(seen[0][:keep], where, consumer.kind))
+        return sums[0].moments(), sums[1].moments()
 
 
 def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:

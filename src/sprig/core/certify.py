@@ -1,0 +1,234 @@
+"""The checks behind a certificate. Each gives a claim with its number, the tolerance, the data, and how it was checked."""
+
+import copy
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sprig.core.collect import live_rows
+from sprig.core.cost import cost
+from sprig.core.graph import build, canonical_names
+from sprig.core.path import Path
+from sprig.core.plan import Plan
+from sprig.core.surgery import mask_, shrink_
+from sprig.core.tracing import distance
+from sprig.core.types import Claim, Graph
+from sprig.core.workbench import Workbench
+
+DOUBLE, SINGLE = 1e-9, 1e-4  # relative, see design of the certificate
+PROBES = 4
+
+
+def probe_inputs(example: tuple[Any, ...], seed: int) -> tuple[Any, ...]:
+    """The example inputs, and noise of the same spread for floating ones."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noisy(t: Any) -> Any:
+        if not isinstance(t, Tensor) or not t.is_floating_point():
+            return t
+        noise = torch.randn(t.shape, generator=generator).to(t)
+        return torch.cat([t, noise * t.std().clamp_min(1e-3) + t.mean()])
+
+    return tuple(noisy(t) for t in example)
+
+
+def widen(model: nn.Module, small: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
+    """The masked network of a shrunk one: its weights put back in the original shapes, zeros elsewhere."""
+    masks = plan.masks(graph)
+    twin = copy.deepcopy(model)
+    wide = dict(twin.named_parameters()) | dict(twin.named_buffers())
+    slots: dict[str, dict[int, np.ndarray]] = {}
+    for slot in graph.slots:
+        slots.setdefault(slot.tensor, {})[slot.dim] = slot.axis.keep(masks)
+    canonical = canonical_names(model)
+    narrow = dict(small.named_parameters()) | dict(small.named_buffers())
+    with torch.no_grad():
+        for name, value in narrow.items():
+            target = wide[canonical.get(name, name)]
+            keeps = slots.get(canonical.get(name, name), {})
+            index = [torch.arange(s) for s in target.shape]
+            for dim, keep in keeps.items():
+                index[dim] = torch.from_numpy(np.flatnonzero(keep))
+            if target.dim() == 0:
+                target.copy_(value)
+            else:
+                target[torch.meshgrid(*index, indexing="ij")] = value.to(target)
+    return mask_(twin, masks, graph)
+
+
+def masked_equals_shrunk(
+    model: nn.Module, small: nn.Module, plan: Plan, graph: Graph, example: tuple[Any, ...], seed: int
+) -> list[Claim]:
+    """The shrunk module gives what the masked network gives, in both precisions."""
+    inputs = probe_inputs(example, seed)
+    wide = widen(model, small, plan, graph)
+    claims = []
+    for label, dtype, tolerance in (("float64", torch.float64, DOUBLE), ("float32", torch.float32, SINGLE)):
+        cast = tuple(t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in inputs)
+        with torch.no_grad():
+            a = copy.deepcopy(wide).eval().to(dtype)(*cast)
+            b = copy.deepcopy(small).eval().to(dtype)(*cast)
+        gap = distance(a, b)
+        claims.append(
+            Claim(
+                name=f"masked-equals-shrunk-{label}",
+                statement=f"the shrunk network computes what the masked one computes ({label})",
+                passed=gap <= tolerance,
+                value=gap,
+                tolerance=tolerance,
+                data=f"{len(_first(inputs))} inputs: the example and noise of its spread, seed {seed}",
+                how="largest difference of outputs over largest output",
+            )
+        )
+    return claims
+
+
+def _first(inputs: Sequence[Any]) -> Tensor:
+    return next(t for t in inputs if isinstance(t, Tensor))
+
+
+def recount(
+    small: nn.Module, plan: Plan, graph: Graph, example: tuple[Any, ...], limits: Mapping[str, float]
+) -> list[Claim]:
+    """Cost predicted from the graph, counted again on the shrunk module; and every limit is met."""
+    again = cost(build(small, example))
+    again["params"] = sum(p.numel() for p in small.parameters())
+    claims = []
+    predicted = cost(graph, plan.masks(graph))
+    for unit in ("macs", "params", "bytes"):
+        gap = abs(again[unit] - predicted[unit])
+        claims.append(
+            Claim(
+                name=f"recount-{unit}",
+                statement=f"{unit} predicted from the plan equal a recount on the shrunk network",
+                passed=gap == 0,
+                value=float(gap),
+                tolerance=0.0,
+                data="the shrunk network",
+                how="the shrunk module is exported and counted anew",
+                detail={"predicted": predicted[unit], "recounted": again[unit]},
+            )
+        )
+    for unit, limit in limits.items():
+        claims.append(
+            Claim(
+                name=f"budget-{unit}",
+                statement=f"{unit} stay within the budget",
+                passed=again[unit] <= limit,
+                value=float(again[unit]),
+                tolerance=float(limit),
+                data="the shrunk network",
+                how="recount against the budget",
+            )
+        )
+    return claims
+
+
+def layer_errors(
+    bench: Workbench, small_wide: nn.Module, *, label: str, description: str, tolerance: float
+) -> Claim:
+    """Error of every consumer's output, pruned against dense, on stated inputs."""
+    from sprig.core.replay import state_of
+
+    replay, graph = bench.replay, bench.graph
+    weights = state_of(small_wide)
+    lost: dict[str, float] = {c.node: 0.0 for c in graph.consumers}
+    power: dict[str, float] = dict(lost)
+    sums: dict[str, Tensor] = {}
+    for chunk in bench.chunks:
+        outputs: dict[str, Tensor] = {}
+
+        def keep(name: str, rows: int, store: dict[str, Tensor] = outputs) -> Any:
+            def watch(inputs: tuple[Tensor, ...], output: Tensor) -> None:
+                store[name] = output[: live_rows(bench, output, rows)]
+
+            return watch
+
+        watch = {replay.index[n]: keep(n, chunk.rows) for n in lost}
+        live = replay.start(chunk.args, chunk.kwargs, chunk.rows)
+        end = max(watch, default=-1) + 1
+        replay.advance(live.fork(), bench.weights, end, watch)
+        dense = dict(outputs)
+        outputs.clear()
+        replay.advance(live, weights, end, watch)
+        for name, a in dense.items():
+            b = outputs[name]
+            channel = 1 if a.dim() != 3 and a.dim() > 2 else a.dim() - 1
+            others = [d for d in range(a.dim()) if d != channel]
+            mean = a.mean(others, keepdim=True)
+            sums.setdefault(name, mean)
+            lost[name] += float((b - a).square().sum())
+            power[name] += float((a - sums[name]).square().sum())
+    errors = {n: lost[n] / power[n] if power[n] > 0 else 0.0 for n in lost}
+    worst = max(errors.values(), default=0.0)
+    return Claim(
+        name=f"layer-errors-{label}",
+        statement=f"every pruned layer keeps most of its output on {label} inputs (worst lost share)",
+        passed=bool(np.isfinite(worst)) and worst <= tolerance,
+        value=worst,
+        tolerance=tolerance,
+        data=description,
+        how="squared difference of each consumer's output over its spread around its mean, pruned against dense",
+        detail={"errors": errors},
+    )
+
+
+def floors(path: Path, plan: Plan, data: str) -> list[Claim]:
+    """How far any other choice of the same size could have been better, per group."""
+    detail = {}
+    gap = 0.0
+    for name, kept in plan.keep.items():
+        found = path.groups.get(name)
+        if found is None or not found.floor or not found.errors or len(kept) >= len(found.order):
+            continue
+        n = len(kept)
+        detail[name] = {"kept": n, "error": found.errors[n], "lower_bound": found.floor[n]}
+        gap = max(gap, found.floor[n] - found.errors[n])
+    if not detail:
+        return []
+    return [
+        Claim(
+            name="lower-bound",
+            statement="the error of each selection is not below the bound that holds for any choice of its size",
+            passed=gap <= 1e-9,
+            value=gap,
+            tolerance=1e-9,
+            data=data,
+            how="tail singular values of the consumers' outputs (k channels give rank at most k x block) and removal costs",
+            detail=detail,
+        )
+    ]
+
+
+def same(name: str, statement: str, found: str, expected: str, what: str) -> Claim:
+    """Two hashes agree."""
+    return Claim(
+        name=name,
+        statement=statement,
+        passed=found == expected,
+        value=float(found != expected),
+        tolerance=0.0,
+        data=what,
+        how="sha256",
+        detail={"found": found, "expected": expected},
+    )
+
+
+def versions() -> dict[str, str]:
+    import scipy
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+__all__ = ["floors", "layer_errors", "masked_equals_shrunk", "recount", "same", "shrink_", "versions", "widen"]

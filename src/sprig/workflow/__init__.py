@@ -1,0 +1,7 @@
+"""The workflow: `prune` tells the whole story (story.py); `load` and `verify` come back from a run folder (recheck.py)."""
+
+from sprig.workflow.judging import quality
+from sprig.workflow.recheck import load, verify
+from sprig.workflow.story import Result, mask, prune, search, shrink
+
+__all__ = ["Result", "load", "mask", "prune", "quality", "search", "shrink", "verify"]

@@ -1,0 +1,116 @@
+"""What a finished cut is worth: claims, costs, times, quality, and the curve over the whole path."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from sprig.core import certify
+from sprig.core.batches import as_batches, unpack
+from sprig.core.cost import cost
+from sprig.core.latency import latency
+from sprig.core.path import Path
+from sprig.core.plan import Plan
+from sprig.core.store import sha256_model
+from sprig.core.types import Certificate, CurvePoint, Measures
+from sprig.core.workbench import Workbench, silent
+from sprig.training.evaluate import accuracy, agreement
+from sprig.workflow.recheck import TOLERANCE
+
+BATCHES = (1, 32)  # sizes at which latency is measured
+
+
+def judge(
+    bench: Workbench, path: Path, plan: Plan, wide: nn.Module, small: nn.Module, example: tuple[Any, ...],
+    limits: Mapping[str, float], triples: Any, eval_data: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Claims, costs, times and quality."""
+    graph, seed = bench.graph, bench.seed
+    bench.progress("certificate", 0, 4)
+    claims = certify.masked_equals_shrunk(bench.model, small, plan, graph, example, seed)
+    claims += certify.recount(small, plan, graph, example, limits)
+    hashes = {"plan": plan.hash, "dense": sha256_model(bench.model), "weights": sha256_model(small)}
+    hashes["data_calibration"] = triples.digest()
+    bench.progress("certificate", 1, 4)
+    claims.append(
+        certify.layer_errors(
+            bench, wide, label="calibration", description=triples.description, tolerance=TOLERANCE
+        )
+    )
+    held_out = as_batches(eval_data) if eval_data is not None else None
+    bench.progress("certificate", 2, 4)
+    if held_out is not None:
+        hashes["data_held-out"] = held_out.digest()
+        other = Workbench(bench.model, graph, list(held_out), seed, silent)
+        claims.append(
+            certify.layer_errors(
+                other, wide, label="held-out", description=held_out.description, tolerance=TOLERANCE
+            )
+        )
+    claims += certify.floors(path, plan, triples.description)
+    bench.progress("certificate", 3, 4)
+    data = held_out if held_out is not None else triples
+    before = _measures(bench.model, None, cost(graph), example, data)
+    after = _measures(small, bench.model, cost(graph, plan.masks(graph)), example, data)
+    bench.progress("certificate", 4, 4)
+    return {
+        "certificate": Certificate(tuple(claims), hashes, certify.versions(), seed),
+        "before": before,
+        "after": after,
+        "judged_on": "held-out data" if held_out is not None else "the calibration data",
+    }
+
+
+def _measures(
+    model: nn.Module, dense: nn.Module | None, total: Mapping[str, int], example: tuple[Any, ...], data: Any
+) -> Measures:
+    times = {str(b): latency(model, example, batch=b) for b in BATCHES}
+    return Measures(total["macs"], total["params"], total["bytes"], times, quality(model, dense, data))
+
+
+def quality(model: nn.Module, dense: nn.Module | None, data: Any) -> dict[str, float]:
+    """Accuracy where there are labels, agreement with the dense network where it is given."""
+    found: dict[str, float] = {}
+    model = copy.deepcopy(model).eval()
+    if unpack(next(iter(_raw(data))))[2] is not None:
+        found["accuracy"] = accuracy(model, _raw(data))
+    if dense is not None:
+        with torch.no_grad():
+            args, kwargs, _ = unpack(next(iter(_raw(data))))
+            output = dense(*args, **kwargs)
+        logits = isinstance(output, torch.Tensor) and output.dim() == 2 and output.shape[1] > 1
+        answer = agreement(dense, model, _raw(data), logits=logits)
+        named = {
+            "agreement": answer.top1,
+            "agreement_confident": answer.confident_top1,
+            "kl": answer.kl,
+            "relative_error": None if logits else answer.relative_error,
+            "cosine": None if logits else answer.cosine,
+        }
+        found |= {k: v for k, v in named.items() if v is not None}
+    return found
+
+
+def _raw(data: Any) -> Any:
+    return data.source if hasattr(data, "source") else data
+
+
+def curve(path: Path, plan: Plan, points: int = 24) -> tuple[CurvePoint, ...]:
+    """Cost and predicted harm along the whole path."""
+    if not path.harm:
+        return ()
+    dense = cost(path.graph)
+    least = path.allocator.models["macs"](path.allocator.least()) / dense["macs"]
+    rows = []
+    for i in range(points):
+        fraction = 1 - (1 - least) * i / (points - 1) * 0.999
+        here = path.plan(path.allocator.sizes({"macs": fraction * dense["macs"]}))
+        rows.append(
+            CurvePoint(fraction, int(here.cost["macs"]), int(here.cost["params"]), path.predicted(here))
+        )
+    rows.append(
+        CurvePoint(plan.cost["macs"] / dense["macs"], plan.cost["macs"], plan.cost["params"], path.predicted(plan))
+    )
+    return tuple(sorted(rows, key=lambda p: -p.macs))

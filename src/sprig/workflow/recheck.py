@@ -1,0 +1,102 @@
+"""Back from a run folder: load the small network, recompute every claim."""
+
+import copy
+import os
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from sprig.core import certify
+from sprig.core.batches import as_batches
+from sprig.core.folder import MODEL, PLAN, RunFolder
+from sprig.core.path import Path
+from sprig.core.plan import Plan
+from sprig.core.reload import reshape
+from sprig.core.store import read_certificate, sha256_file, sha256_model
+from sprig.core.tracing import trace
+from sprig.core.types import Certificate, Claim
+from sprig.core.workbench import Progress, Workbench, silent
+
+TOLERANCE = 1.0  # a layer whose whole output is lost proves nothing
+REPEATED = 1e-4  # how far a layer error may differ when measured again
+SHAPES, EXAMPLE = "shapes.json", "example.safetensors"
+
+
+def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+    """Rebuild the small network of a run folder from a fresh `model` of the original class."""
+    opened = RunFolder.open(folder)
+    state = opened.get_json(SHAPES)
+    small = reshape(model, {name: tuple(shape) for name, shape in state["shapes"].items()})
+    return opened.load_model(small)
+
+
+def verify(
+    folder: str | os.PathLike[str],
+    model: nn.Module,
+    data: Any = None,
+    eval_data: Any = None,
+    *,
+    progress: Progress | None = None,
+) -> Certificate:
+    """Recompute every claim of a run folder from its files, the dense `model` and the calibration `data`."""
+    return Verification(RunFolder.open(folder), model, data, eval_data, progress or silent).certificate()
+
+
+class Verification:
+    """One recheck of one run folder."""
+
+    def __init__(
+        self, folder: RunFolder, model: nn.Module, data: Any, eval_data: Any, progress: Progress
+    ) -> None:
+        self.folder, self.model, self.progress = folder, model, progress
+        self.data, self.eval_data = data, eval_data
+        self.old = read_certificate(folder)
+        self.plan = Plan.from_json(folder.get_text(PLAN))
+
+    def certificate(self) -> Certificate:
+        expected = self.old.hashes
+        claims = [
+            certify.same("weights", "the weights are those that were certified",
+                         sha256_file(self.folder / MODEL), expected["weights_file"], MODEL),
+            certify.same("plan", "the plan is the one that was certified", self.plan.hash, expected["plan"], PLAN),
+            certify.same("dense", "the dense network is the one that was pruned",
+                         sha256_model(self.model), expected["dense"], "weights of the dense network"),
+        ]  # fmt: skip
+        if all(c.passed for c in claims):
+            claims += self._recomputed()
+        return Certificate(tuple(claims), expected, certify.versions(), self.old.seed)
+
+    def _recomputed(self) -> list[Claim]:
+        example = tuple(self.folder.get_tensors(EXAMPLE).values())
+        graph = trace(self.model, example)
+        small = load(self.folder.path, self.model).eval()
+        limits = self.folder.get_json(SHAPES)["limits"]
+        claims = certify.masked_equals_shrunk(self.model, small, self.plan, graph, example, self.old.seed)
+        claims += certify.recount(small, self.plan, graph, example, limits)
+        old = {c.name: c for c in self.old.claims}
+        wide = certify.widen(self.model, small, self.plan, graph)
+        for label, given in (("calibration", self.data), ("held-out", self.eval_data)):
+            name = f"layer-errors-{label}"
+            if given is None or name not in old:
+                continue
+            triples = as_batches(given)
+            digest = triples.digest()
+            claims.append(certify.same(f"data-{label}", f"the {label} data is the one that was used",
+                                       digest, self.old.hashes[f"data_{label}"], label))  # fmt: skip
+            bench = Workbench(copy.deepcopy(self.model).eval(), graph, list(triples), self.old.seed, self.progress)
+            found = certify.layer_errors(
+                bench, wide, label=label, description=triples.description, tolerance=TOLERANCE
+            )
+            gap = abs(found.value - old[name].value)
+            claims.append(found)
+            claims.append(
+                replace(found, name=f"{name}-repeated", statement=f"the {label} layer errors are those stated",
+                        value=gap, tolerance=REPEATED, passed=gap <= REPEATED,
+                        how="worst lost share, now against then", detail={})  # fmt: skip
+            )
+        if "lower-bound" in old:
+            path = self.folder.get_tree("path.safetensors")
+            rebuilt = Path(graph=graph, groups=path["groups"], harm=path["harm"])
+            claims += certify.floors(rebuilt, self.plan, old["lower-bound"].data)
+        return claims

@@ -1,0 +1,287 @@
+"""The whole story: trace, search, plan, realise, shrink, certify, save."""
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path as FilePath
+from typing import Any
+
+from torch import Tensor, nn
+
+from sprig.core.allocate import targets
+from sprig.core.batches import as_batches
+from sprig.core.cost import shares
+from sprig.core.errors import InputError, StoreError
+from sprig.core.folder import MODEL, REPORT, RunFolder
+from sprig.core.path import Path
+from sprig.core.plan import Plan
+from sprig.core.store import save_run, sha256_file
+from sprig.core.surgery import mask as mask_with
+from sprig.core.surgery import shrink as shrink_with
+from sprig.core.surgery import shrink_
+from sprig.core.tracing import trace
+from sprig.core.types import (
+    Budget,
+    Certificate,
+    Graph,
+    GroupRow,
+    Measures,
+    Outcome,
+    RunRecord,
+)
+from sprig.core.workbench import Progress, Workbench, silent
+from sprig.methods import METHODS, Method
+from sprig.training.bn import reestimate_batch_norm
+from sprig.workflow.judging import curve, judge
+from sprig.workflow.recheck import EXAMPLE, SHAPES
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What `prune` gives back."""
+
+    model: nn.Module  # smaller, same class, no trace of sprig in it
+    plan: Plan
+    certificate: Certificate
+    before: Measures
+    after: Measures
+    record: RunRecord
+    path: Path
+    graph: Graph
+    example: tuple[Any, ...] = ()
+
+    def save(self, folder: str | os.PathLike[str]) -> FilePath:
+        """Write a run folder: weights as safetensors, everything else as JSON."""
+        out = RunFolder.create(folder)
+        _write(out, self)
+        out.finish()
+        return out.path
+
+    def report(self, file: str | os.PathLike[str]) -> FilePath:
+        """Write the one-file HTML report."""
+        from sprig.report import render_html
+
+        path = FilePath(file)
+        path.write_text(render_html(self.record), encoding="utf-8")
+        return path
+
+
+def search(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    data: Any,
+    *,
+    method: str = "refit",
+    config: Any = None,
+    round_to: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Path:
+    """One calibration pass; the path it gives back answers every budget with `path.at(budget)`."""
+    bench, chosen, settings, _ = _bench(model, example_inputs, data, method, config, seed, progress)
+    return replace(chosen.search(bench, settings), round_to=round_to)
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    data: Any,
+    budget: Budget | None,
+    *,
+    method: str = "refit",
+    config: Any = None,
+    path: Path | None = None,
+    batch_norm: bool | None = None,
+    eval_data: Any = None,
+    folder: RunFolder | str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    round_to: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Result:
+    """Cut a trained model to a budget without retraining.
+
+    `data`: any iterable of batches (tensors, (input, target) pairs, dicts). Labels are used only by methods that say
+    so. `folder`: write a restartable run there. `path`: a search made before. `eval_data`: what quality is measured
+    on; without it, agreement is measured on the calibration inputs and the record says so.
+
+    >>> net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
+    >>> x = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
+    >>> result = prune(net, (x[:2],), [x], Budget(macs=0.5))
+    >>> result.model[0].out_features <= 16, result.certificate.passed
+    (True, True)
+    """
+    bench, chosen, settings, triples = _bench(model, example_inputs, data, method, config, seed, progress)
+    example = tuple(example_inputs)
+    limits = targets(budget, bench.graph) if budget is not None else {}
+    out = _open(folder, resume)
+    made = _settings(method, settings, budget, round_to, seed)
+    if out is not None:
+        out.keep("settings", made) if out.stage("settings") is None else _same_settings(out, made)
+
+    def searched() -> dict[str, Any]:
+        found = path if path is not None else chosen.search(bench, settings)
+        return {"groups": dict(found.groups), "harm": dict(found.harm), "chosen": dict(found.chosen)}
+
+    saved = out.once("search", searched) if out is not None else searched()
+    found = Path(
+        graph=bench.graph, groups=saved["groups"], harm=saved["harm"], method=method,
+        config=made["config"], seed=seed, round_to=round_to, chosen=saved["chosen"],
+    )  # fmt: skip
+    plan = found.at(budget) if budget is not None else found.own()
+
+    def realised() -> Outcome:
+        outcome = chosen.realise(bench, plan, settings)
+        renew = batch_norm if batch_norm is not None else method != "refit"
+        return _with_batch_norm(bench, outcome, triples) if renew else outcome
+
+    outcome = out.once("refit", realised) if out is not None else realised()
+    wide = mask_with(bench.model, outcome, bench.graph)
+    small = shrink_(copy.deepcopy(wide), outcome.plan.masks(bench.graph), bench.graph)
+    small.train(model.training)
+    plan = outcome.plan
+
+    def judged() -> dict[str, Any]:
+        return judge(bench, found, plan, wide, small, example, limits, triples, eval_data)
+
+    facts = out.once("facts", judged) if out is not None else judged()
+    record = _record(bench, found, plan, model, made, facts)
+    result = Result(
+        model=small, plan=plan, certificate=facts["certificate"], before=facts["before"],
+        after=facts["after"], record=record, path=found, graph=bench.graph, example=example,
+    )  # fmt: skip
+    if out is not None:
+        _write(out, result)
+        if not isinstance(folder, RunFolder):
+            out.finish()
+    return result
+
+
+def shrink(model: nn.Module, plan: Plan | Outcome, example_inputs: tuple[Any, ...] | Graph) -> nn.Module:
+    """A physically smaller copy. Weights stay as they are, unless an Outcome brings new ones."""
+    return shrink_with(model, plan, _graph(model, example_inputs))
+
+
+def mask(model: nn.Module, plan: Plan | Outcome, example_inputs: tuple[Any, ...] | Graph) -> nn.Module:
+    """A copy with zeros where channels leave: not smaller, the same function as `shrink` gives."""
+    return mask_with(model, plan, _graph(model, example_inputs))
+
+
+# ---- pieces of the story ---------------------------------------------------------------------------
+
+
+def _bench(
+    model: nn.Module, example: tuple[Any, ...], data: Any, method: str, config: Any, seed: int,
+    progress: Progress | None,
+) -> tuple[Workbench, Method, Any, Any]:  # fmt: skip
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
+    chosen = METHODS[method]
+    settings = chosen.config() if config is None else config
+    if not isinstance(settings, chosen.config):
+        raise InputError(
+            f"config of {method!r} is a {type(settings).__name__}, expected a {chosen.config.__name__}"
+        )
+    triples = as_batches(data)
+    held = list(triples)
+    if chosen.labels and any(t[2] is None for t in held):
+        raise InputError(f"method {method!r} needs labels; give batches as (input, target) pairs")
+    twin = copy.deepcopy(model).eval()
+    bench = Workbench(twin, _NO_GRAPH, held, seed, progress or silent)
+    bench.check(tuple(example))
+    bench.graph = trace(twin, tuple(example))
+    return bench, chosen, settings, triples
+
+
+_NO_GRAPH = Graph((), (), (), (), (), {}, "")
+
+
+def _open(folder: Any, resume: bool) -> RunFolder | None:
+    if folder is None or isinstance(folder, RunFolder):
+        return folder
+    return RunFolder.create(folder, resume=resume)
+
+
+def _settings(method: str, config: Any, budget: Budget | None, round_to: int, seed: int) -> dict[str, Any]:
+    plain = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
+    return {
+        "method": method,
+        "config": plain,
+        "budget": {k: v for k, v in asdict(budget).items() if v is not None} if budget else {},
+        "round_to": round_to,
+        "seed": seed,
+    }
+
+
+def _same_settings(folder: RunFolder, made: Mapping[str, Any]) -> None:
+    found = folder.stage("settings")
+    for key, value in made.items():
+        if found[key] != value:
+            raise StoreError(
+                f"{folder.path} was begun with {key} = {found[key]!r}, now it is {value!r}; resume with the options it "
+                "was begun with, or use a new folder"
+            )
+
+
+def _with_batch_norm(bench: Workbench, outcome: Outcome, triples: Any) -> Outcome:
+    """Batch norm re-estimated on the masked network: same statistics as on the shrunk one."""
+    wide = mask_with(bench.model, outcome, bench.graph)
+    names = [n for n, _ in wide.named_buffers() if n.endswith(("running_mean", "running_var"))]
+    if not reestimate_batch_norm(wide, triples):
+        return outcome
+    state = dict(wide.named_buffers())
+    return Outcome(outcome.plan, {**outcome.weights, **{n: state[n].detach().clone() for n in names}})
+
+
+def _record(
+    bench: Workbench, path: Path, plan: Plan, model: nn.Module, made: Mapping[str, Any], facts: Mapping[str, Any]
+) -> RunRecord:  # fmt: skip
+    graph = bench.graph
+    share = shares(graph)
+    rows = []
+    for group in graph.groups:
+        found = path.groups.get(group.name)
+        rows.append(
+            GroupRow(
+                name=group.name,
+                size=group.size,
+                kept=plan.keep.get(group.name, tuple(range(group.size))),
+                reason=group.reason,
+                macs_share=share[group.index],
+                errors=found.errors if found else (),
+                floor=found.floor if found else (),
+                hurt=tuple(path.harm.get(group.name, ())),
+            )
+        )
+    config = {**made, "judged_on": facts["judged_on"], "model_class": type(model).__name__}
+    return RunRecord(
+        title=type(model).__name__,
+        config=config,
+        plan=plan,
+        certificate=facts["certificate"],
+        before=facts["before"],
+        after=facts["after"],
+        groups=tuple(rows),
+        curve=curve(path, plan),
+    )
+
+
+def _write(folder: RunFolder, result: Result) -> None:
+    """All files of a finished run."""
+    folder.put_model(result.model)
+    hashes = {**result.certificate.hashes, "weights_file": sha256_file(folder / MODEL)}
+    certificate = replace(result.certificate, hashes=hashes)
+    record = replace(result.record, certificate=certificate)
+    save_run(folder, record)
+    folder.put_tree("path.safetensors", {"groups": dict(result.path.groups), "harm": dict(result.path.harm)})
+    limits = {c.name.removeprefix("budget-"): c.tolerance for c in certificate.claims if c.name.startswith("budget-")}
+    shapes = {n: list(t.shape) for n, t in [*result.model.named_parameters(), *result.model.named_buffers()]}
+    folder.put_json(SHAPES, {"shapes": shapes, "limits": limits})
+    tensors = [t for t in result.example if isinstance(t, Tensor)]
+    folder.put_tensors(EXAMPLE, {f"{i:03d}": t for i, t in enumerate(tensors)})
+    result.report(folder / REPORT)
+
+
+def _graph(model: nn.Module, given: tuple[Any, ...] | Graph) -> Graph:
+    return given if isinstance(given, Graph) else trace(model, given)
