@@ -411,6 +411,7 @@ def test_a_stage_comes_back_with_its_types_and_bits(tmp_path: Path) -> None:
         "path": (GroupPath("a", (1, 0), (0.1, 0.2), (1.0, 0.3, 0.0), (0.5, float("inf"), 0.0)),),
         3: [None, True, 2, "x", float("nan")],
         ("t", 1): torch.arange(6, dtype=torch.float64).reshape(2, 3).t(),
+        "version": torch.__version__,
         "np": np.array([True, False]),
         "numpy": (np.int64(4), np.float64(0.5), np.bool_(False)),
         "outcome": Outcome(plan, {"w": torch.ones(2, dtype=torch.bfloat16)}),
@@ -425,6 +426,7 @@ def test_a_stage_comes_back_with_its_types_and_bits(tmp_path: Path) -> None:
         assert torch.equal(tensor, value[("t", 1)]) and tensor.is_contiguous()
         assert got["np"].dtype == bool and got["np"].tolist() == [True, False]
         assert got["numpy"] == (4, 0.5, False)
+        assert type(got["version"]) is str and got["version"] == str(torch.__version__)
         assert got["outcome"].plan == plan
         assert got["outcome"].weights["w"].dtype == torch.bfloat16
     assert folder.stage("later") is None

@@ -57,6 +57,8 @@ def load_tree(path: Path, *, records: Iterable[type] = ()) -> Any:
 def _pack(value: Any, tensors: dict[str, Tensor], known: Mapping[type, str]) -> Any:
     if value is None or type(value) in (bool, int, str):
         return value
+    if isinstance(value, str):  # a kind of string, as torch.__version__ is, comes back as a string
+        return str(value)
     if isinstance(value, (float, np.floating)):
         number = float(value)
         return number if math.isfinite(number) else {"float": str(number)}
