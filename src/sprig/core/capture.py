@@ -30,14 +30,20 @@ def capture(
             "detach tensors that the module keeps from an earlier forward pass"
         ) from error
     try:
+        own = pytree.tree_map(_apart, (tuple(args), dict(kwargs or {})))
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # export's own deprecation notes say nothing about the model
-            return torch.export.export(twin, tuple(args), dict(kwargs or {}), strict=False)
+            return torch.export.export(twin, own[0], own[1], strict=False)
     except Exception as error:
         raise TraceError(
             f"the model cannot be exported at {_where(error)}: {_line(error)}; make that line independent of "
             "the values in tensors, or prune a submodule without it"
         ) from error
+
+
+def _apart(leaf: Any) -> Any:
+    """A tensor of its own: export takes one tensor that is given twice for one input."""
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def check_example(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:

@@ -154,6 +154,8 @@ class _Builder:
             reason = "all its channels can only leave together"
         if reason is None and not readers:
             reason = "no convolution or linear map reads it"
+        if reason is None:
+            reason = _emptied(index, len(units), mine)
         first = names["producer"][0]
         return Group(
             index=index,
@@ -225,6 +227,15 @@ class _Builder:
             terms.append(CostTerm("macs", coefficient, tuple(axes_of), note.node.name))
         terms += [CostTerm("macs", macs, (), where) for where, macs in self.flow.fixed_macs]
         return tuple(terms)
+
+
+def _emptied(index: int, size: int, slots: Sequence[Slot]) -> str | None:
+    """A tensor that holds only some of the units, and nothing that stays, could lose all its channels."""
+    for slot in slots:
+        here = slot.axis.group == index
+        if here.all() and len(np.unique(slot.axis.unit)) < size:
+            return f"{slot.tensor} holds only a part of its channels and could be left without any"
+    return None
 
 
 def _unique_names(groups: Sequence[Group]) -> tuple[Group, ...]:

@@ -26,6 +26,7 @@ class Path:
     seed: int = 0
     round_to: int = 1
     chosen: Mapping[str, int] = field(default_factory=dict)  # sizes that the method set itself, without a budget
+    record: Mapping[str, float] = field(default_factory=dict)  # figures of the search itself, for people to read
 
     @cached_property
     def allocator(self) -> Allocator:

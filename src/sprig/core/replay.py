@@ -76,11 +76,20 @@ class Replay:
         values = dict(zip(self.inputs, leaves, strict=True))
         return Live(0, values, self.batch if rows is None else rows)
 
-    @torch.no_grad()
     def advance(
-        self, live: Live, weights: Mapping[str, Tensor], stop: int, watch: Mapping[int, Watch] | None = None
+        self, live: Live, weights: Mapping[str, Tensor], stop: int, watch: Mapping[int, Watch] | None = None,
+        *, grad: bool = False,
+    ) -> Live:  # fmt: skip
+        """Run nodes up to (not including) number `stop`; `watch[i]` sees node i's inputs and output. Uses up `live`.
+
+        grad: leave a trace for a backward pass to weights that ask for it.
+        """
+        with torch.set_grad_enabled(grad):
+            return self._run(live, weights, stop, watch)
+
+    def _run(
+        self, live: Live, weights: Mapping[str, Tensor], stop: int, watch: Mapping[int, Watch] | None
     ) -> Live:
-        """Run nodes up to (not including) number `stop`; `watch[i]` sees node i's inputs and output. Uses up `live`."""
         values = live.values
         for i in range(live.at, min(stop, len(self.nodes))):
             node = self.nodes[i]
@@ -100,9 +109,9 @@ class Replay:
                 values.pop(dead, None)
         return Live(max(stop, live.at), values, live.rows)
 
-    def finish(self, live: Live, weights: Mapping[str, Tensor]) -> list[Tensor]:
+    def finish(self, live: Live, weights: Mapping[str, Tensor], *, grad: bool = False) -> list[Tensor]:
         """Run to the end; the floating outputs, cut to the rows that count."""
-        live = self.advance(live, weights, len(self.nodes))
+        live = self.advance(live, weights, len(self.nodes), grad=grad)
         output = self.nodes[-1]
         leaves = [self._read(n, live.values, weights) for n in output.all_input_nodes]
         return [

@@ -37,7 +37,7 @@ def put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 def mask(model: nn.Module, plan: Plan | Outcome, graph: Graph) -> nn.Module:
     """A copy in which the channels that leave are zeros: not smaller, the same function as the shrunk model."""
-    plan, twin = _start(model, plan)
+    plan, twin = _start(model, plan, graph)
     return mask_(twin, plan.masks(graph), graph)
 
 
@@ -59,7 +59,7 @@ def mask_(model: nn.Module, masks: Masks, graph: Graph) -> nn.Module:
 
 def shrink(model: nn.Module, plan: Plan | Outcome, graph: Graph) -> nn.Module:
     """A copy of the same class with the channels cut out: parameters, buffers and the modules' own numbers."""
-    plan, twin = _start(model, plan)
+    plan, twin = _start(model, plan, graph)
     return shrink_(twin, plan.masks(graph), graph)
 
 
@@ -80,7 +80,20 @@ def shrink_(model: nn.Module, masks: Masks, graph: Graph) -> nn.Module:
     return model
 
 
-def _start(model: nn.Module, plan: Plan | Outcome) -> tuple[Plan, nn.Module]:
+def fits(model: nn.Module, graph: Graph) -> None:
+    """Refuse a model whose tensors are not those that the graph was traced on."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, shape in graph.shapes.items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != tuple(shape):
+            raise PlanError(
+                f"{name}: the graph was traced on shape {tuple(shape)}, the model has "
+                f"{found if found is not None else 'no such tensor'}; use the model that was traced, not a shrunk one"
+            )
+
+
+def _start(model: nn.Module, plan: Plan | Outcome, graph: Graph) -> tuple[Plan, nn.Module]:
+    fits(model, graph)
     twin = copy.deepcopy(model)
     if isinstance(plan, Outcome):
         put(twin, plan.weights)

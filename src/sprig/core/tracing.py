@@ -14,7 +14,8 @@ from sprig.core.graph import build
 from sprig.core.surgery import mask_, shrink_
 from sprig.core.types import Graph, Group
 
-TOLERANCE = 1e-3  # of a float32 probe; certificates hold the result to far less
+TOLERANCE = 1e-3  # of a probe in the model's own precision; certificates hold the result to far less
+FINE = 1e-8  # of a float64 probe
 
 
 def trace(
@@ -43,28 +44,27 @@ def probe(model: nn.Module, graph: Graph, args: tuple[Any, ...], kwargs: Mapping
     """Try all prunable groups at once; if that fails, halve until the culprits are alone, and refuse them."""
     candidates = [g.index for g in graph.prunable]
     refused: dict[int, str] = {}
+    trial = _Trial(model, graph, args, kwargs)
 
-    def search(indices: Sequence[int]) -> None:
-        if not indices:
-            return
-        failure = _failure(model, graph, indices, args, kwargs)
-        if failure is None:
-            return
+    def search(indices: Sequence[int], failure: str) -> None:
+        """`indices` fail together: find out which fail alone."""
         if len(indices) == 1:
             refused[indices[0]] = failure
             return
         middle = len(indices) // 2
-        search(indices[:middle])
-        search(indices[middle:])
+        for half in (indices[:middle], indices[middle:]):
+            found = trial.failure(half)
+            if found is not None:
+                search(half, found)
 
-    search(candidates)
-    rest = [i for i in candidates if i not in refused]
-    if refused and rest:
-        failure = _failure(model, graph, rest, args, kwargs)
-        if failure is not None:  # each alone works, together they do not
-            refused.update(dict.fromkeys(rest, f"works alone but not together with others: {failure}"))
-    if not refused:
+    failure = trial.failure(candidates) if candidates else None
+    if failure is None:
         return graph
+    search(candidates, failure)
+    rest = [i for i in candidates if i not in refused]
+    failure = trial.failure(rest) if rest else None
+    if failure is not None:  # each alone works, together they do not
+        refused.update(dict.fromkeys(rest, f"works alone but not together with others: {failure}"))
     groups = tuple(_with_reason(g, refused.get(g.index)) for g in graph.groups)
     return replace(graph, groups=groups)
 
@@ -85,29 +85,63 @@ def half_masks(graph: Graph, indices: Sequence[int]) -> dict[int, np.ndarray]:
     return masks
 
 
-def _failure(
-    model: nn.Module, graph: Graph, indices: Sequence[int], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> str | None:
-    masks = half_masks(graph, indices)
-    try:
-        masked = run(lambda twin: mask_(twin, masks, graph), model, args, kwargs)
-    except Exception as error:
-        return f"the masked copy does not run: {_first_line(error)}"
-    try:
-        small = run(lambda twin: shrink_(twin, masks, graph), model, args, kwargs)
-    except Exception as error:
-        return f"the module's own Python does not follow a smaller width: {_first_line(error)}"
-    gap = distance(masked, small)
-    if not gap <= TOLERANCE:
-        return f"the shrunk module computes something else than the masked one (relative difference {gap:.2g})"
-    return None
+class _Trial:
+    """Runs masked and shrunk copies of one model, in double precision where the model's own Python allows it."""
+
+    def __init__(
+        self, model: nn.Module, graph: Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        self.graph, self.inputs = graph, (args, dict(kwargs))
+        self.model, self.tolerance = stirred(model), TOLERANCE
+        try:
+            self.model, self.inputs = stirred(model).double(), pytree.tree_map(_double, self.inputs)
+            run(lambda twin: twin, self.model, *self.inputs)
+            self.tolerance = FINE
+        except Exception:  # it insists on its own precision
+            self.model, self.inputs, self.tolerance = stirred(model), (args, dict(kwargs)), TOLERANCE
+
+    def failure(self, indices: Sequence[int]) -> str | None:
+        """Why the groups cannot be cut together; None: they can."""
+        masks = half_masks(self.graph, indices)
+        try:
+            masked = run(lambda twin: mask_(twin, masks, self.graph), self.model, *self.inputs)
+        except Exception as error:
+            return f"the masked copy does not run: {_first_line(error)}"
+        try:
+            small = run(lambda twin: shrink_(twin, masks, self.graph), self.model, *self.inputs)
+        except Exception as error:
+            return f"the module's own Python does not follow a smaller width: {_first_line(error)}"
+        gap = distance(masked, small)
+        if not gap <= self.tolerance:
+            return f"the shrunk module computes something else than the masked one (relative difference {gap:.2g})"
+        return None
+
+
+def stirred(model: nn.Module) -> nn.Module:
+    """A copy in which no tensor is constant: a branch that starts at zero would hide what is wrong inside it."""
+    twin = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    named = [*twin.named_parameters(), *twin.named_buffers()]
+    with torch.no_grad():
+        for name, tensor in named:
+            counts = name.endswith(("running_mean", "running_var")) or isinstance(tensor, nn.Parameter)
+            if counts and tensor.is_floating_point() and tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
+                noise = torch.rand(tensor.shape, generator=generator) - 0.5
+                tensor.add_(noise.to(tensor))
+    return twin
+
+
+def _double(leaf: Any) -> Any:
+    return leaf.detach().double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def run(
     change: Callable[[nn.Module], nn.Module], model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
+    """Outputs of a changed copy in eval mode; random numbers that the model draws are the same in every run."""
     twin = change(copy.deepcopy(model).eval())
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
         return twin(*copy.deepcopy(args), **copy.deepcopy(dict(kwargs)))
 
 
@@ -128,8 +162,9 @@ def distance(a: Any, b: Any) -> float:
         if not x.numel():
             continue
         x, y = x.detach().double(), y.detach().double()
-        scale = float(x.abs().max())
-        gap = float((x - y).abs().max())
+        finite = x[torch.isfinite(x)]
+        scale = float(finite.abs().max()) if finite.numel() else 0.0
+        gap = float(torch.where(x == y, 0.0, x - y).abs().max())  # masks of -inf may be in both
         worst = max(worst, gap / scale if scale > 0 else (0.0 if gap == 0 else float("inf")))
         if gap != gap:
             return float("inf")

@@ -228,7 +228,7 @@ def _with_batch_norm(bench: Workbench, outcome: Outcome, triples: Any) -> Outcom
     """Batch norm re-estimated on the masked network: same statistics as on the shrunk one."""
     wide = mask_with(bench.model, outcome, bench.graph)
     names = [n for n, _ in wide.named_buffers() if n.endswith(("running_mean", "running_var"))]
-    if not reestimate_batch_norm(wide, triples):
+    if not reestimate_batch_norm(wide, triples.source):
         return outcome
     state = dict(wide.named_buffers())
     return Outcome(outcome.plan, {**outcome.weights, **{n: state[n].detach().clone() for n in names}})

@@ -56,6 +56,8 @@ def conv(flow: Flow, node: fx.Node) -> Any:
     channels, outs = shape[1], wshape[0]
     inside = np.asarray(flow.full(x, 1))
     if isinstance(pad, str):
+        if pad == "same" and any(d * (k - 1) % 2 for d, k in zip(dilation, wshape[2:], strict=True)):
+            return _count(flow, node, _refuse(flow, node, "padding='same' with an even kernel pads unevenly"))
         pad = 0 if pad == "valid" else tuple(d * (k - 1) // 2 for d, k in zip(dilation, wshape[2:], strict=True))
     if groups == 1:
         flow.dim(weight, 1, channels, "consumer", inside)
@@ -106,7 +108,9 @@ def embedding(flow: Flow, node: fx.Node) -> Any:
     weight = _parameter(flow, node.args[0])
     if weight is None:
         return _refuse(flow, node, "the table is computed, not a parameter")
-    features = flow.dim(weight, 1, flow.shape(node.args[0])[1], "producer")
+    words, width = flow.shape(node.args[0])
+    flow.dim(weight, 0, words, "producer", np.zeros(words), f"{weight} is looked up by number")
+    features = flow.dim(weight, 1, width, "producer")
     return features.reshape([1] * (len(flow.shape(node)) - 1) + [-1])
 
 

@@ -98,6 +98,7 @@ class Flow:
     fixed_macs: list[tuple[str, float]] = field(default_factory=list)
     frozen: list[Frozen] = field(default_factory=list)
     dims: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    notes: dict[tuple[str, int], SlotNote] = field(default_factory=dict)
     params: dict[fx.Node, str] = field(default_factory=dict)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     canonical: dict[str, str] = field(default_factory=dict)
@@ -117,11 +118,21 @@ class Flow:
             return found
         shape = self.shape(node)
         if node in self.params:
-            long = [d for d, s in enumerate(shape) if s > 1]
+            long = self.long_dims(node)
             if len(long) == 1:
                 along = self.dim(self.params[node], long[0], shape[long[0]], "follower")
                 return along.reshape([-1 if d == long[0] else 1 for d in range(len(shape))])
+            self.pin(self.params[node], shape)
         return np.zeros([1] * len(shape), dtype=np.int64)
+
+    def long_dims(self, node: fx.Node) -> list[int]:
+        return [d for d, s in enumerate(self.shape(node)) if s > 1]
+
+    def pin(self, tensor: str, shape: tuple[int, ...]) -> None:
+        """A parameter is read in a way that no row follows: no part of it may leave, whoever else reads it."""
+        for d, size in enumerate(shape):
+            if size > 1:
+                self.dim(tensor, d, size, "follower", np.zeros(size, dtype=np.int64), f"{tensor} is also used whole")
 
     def full(self, node: fx.Node, dim: int) -> np.ndarray:
         """Labels along one dimension, as long as the tensor's; zeros if labels also vary elsewhere (then frozen)."""
@@ -138,16 +149,22 @@ class Flow:
         return any(labels.shape[d] > 1 for d in dims) and bool(labels.any())
 
     # ---- writing -----------------------------------------------------------------------------
-    def dim(self, tensor: str, dim: int, size: int, role: str, labels: Any = None) -> np.ndarray:
+    def dim(
+        self, tensor: str, dim: int, size: int, role: str, labels: Any = None, reason: str | None = None
+    ) -> np.ndarray:
         """Labels of one dimension of a parameter. The first use makes them, each later use is united with them."""
         key = (tensor, dim)
         if key not in self.dims:
             if labels is None:  # a single channel can never leave: it gets no label
                 labels = self.classes.fresh(size) if size > 1 else np.zeros(size, dtype=np.int64)
             self.dims[key] = np.array(labels, dtype=np.int64)
-            self.slots.append(SlotNote(tensor, dim, self.dims[key], role))
-        elif labels is not None:
-            self.unite(self.dims[key], np.asarray(labels), f"{tensor} is shared with other channels")
+            self.notes[key] = SlotNote(tensor, dim, self.dims[key], role)
+            self.slots.append(self.notes[key])
+        else:
+            if self.notes[key].role == "follower":  # a contraction reads it too: that part must be zero in a mask
+                self.notes[key].role = role
+            if labels is not None:
+                self.unite(self.dims[key], np.asarray(labels), reason or f"{tensor} is shared with other channels")
         return self.dims[key]
 
     def unite(self, a: Labels, b: Labels, reason: str) -> None:

@@ -5,11 +5,17 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from sprig.core.ops.flow import Flow, Labels
+from sprig.core.ops.flow import Flow, Labels, op_name
 
 
-def unary(flow: Flow, node: fx.Node) -> Labels:
-    return flow.labels(node.args[0])  # type: ignore[arg-type]
+def unary(flow: Flow, node: fx.Node) -> Any:
+    """One operand; some of these also come with more, e.g. `clamp(x, max=tensor)` or `2 ** x`."""
+    operands = [a for a in node.all_input_nodes if flow.is_tensor(a)]
+    if len(operands) != 1 and op_name(node) not in ONE_OPERAND:
+        return elementwise(flow, node)
+    labels = flow.labels(operands[0])
+    value = node.meta.get("val")
+    return [labels] * len(value) if isinstance(value, list | tuple) else labels
 
 
 def elementwise(flow: Flow, node: fx.Node) -> Any:
@@ -18,7 +24,7 @@ def elementwise(flow: Flow, node: fx.Node) -> Any:
     if isinstance(node.meta.get("val"), list | tuple):
         return refuse(flow, node)
     shape = flow.shape(node)
-    lifted = [_lift(flow.labels(a), flow.shape(a), len(shape)) for a in operands]
+    lifted = [_lift(_operand(flow, a), flow.shape(a), len(shape)) for a in operands]
     # a parameter with more than one long dimension takes its labels from what it meets
     result: Labels = np.zeros([1] * len(shape), dtype=np.int64)
     result_size: tuple[int, ...] = (1,) * len(shape)
@@ -29,6 +35,13 @@ def elementwise(flow: Flow, node: fx.Node) -> Any:
             labels = _adopt(flow, operands[i], result, size)
         result, result_size = _meet(flow, node, result, result_size, labels, size), _join(result_size, size)
     return result
+
+
+def _operand(flow: Flow, node: fx.Node) -> Labels:
+    """Labels of an operand; a parameter with several long dimensions waits for what it meets (`_adopt`)."""
+    if node in flow.params and len(flow.long_dims(node)) > 1:
+        return np.zeros([1] * len(flow.shape(node)), dtype=np.int64)
+    return flow.labels(node)
 
 
 def _lift(labels: Labels, shape: tuple[int, ...], dims: int) -> tuple[Labels, tuple[int, ...]]:
@@ -44,6 +57,7 @@ def _adopt(flow: Flow, node: fx.Node, met: Labels, size: tuple[int, ...]) -> Lab
     """Label the one dimension of a parameter along which the other operand's labels vary."""
     along = [d for d in range(met.ndim) if met.shape[d] > 1]
     if len(along) != 1 or size[along[0]] != met.shape[along[0]]:
+        flow.pin(flow.params[node], flow.shape(node))  # it stays whole, and so does what it meets
         return np.zeros([1] * met.ndim, dtype=np.int64)
     shape = flow.shape(node)
     dim = along[0] - (met.ndim - len(shape))
@@ -75,7 +89,9 @@ def refuse(flow: Flow, node: fx.Node) -> Any:
 
 def prelu(flow: Flow, node: fx.Node) -> Labels:
     x, w = node.args[0], node.args[1]
-    if flow.shape(w)[0] > 1 and w in flow.params:
+    if flow.shape(w)[0] > 1:
+        if w not in flow.params:
+            return refuse(flow, node)
         flow.dim(flow.params[w], 0, flow.shape(w)[0], "follower", flow.full(x, 1))
     return flow.labels(x)  # type: ignore[arg-type]
 
@@ -86,8 +102,9 @@ UNARY = (
     "sqrt rsqrt square pow sin cos erf sign round floor ceil reciprocal dropout alpha_dropout feature_dropout "
     "contiguous clone alias detach detach_ to _to_copy type_as float half double bfloat16 lift_fresh_copy "
     "lift_fresh hardshrink softshrink tanhshrink rrelu nan_to_num isnan isinf logical_not bitwise_not "
-    "native_dropout zero_like zeros_like ones_like full_like"
+    "native_dropout zeros_like ones_like full_like"
 ).split()
+ONE_OPERAND = ("to", "_to_copy", "type_as", "zeros_like", "ones_like", "full_like")  # others give only a type
 BINARY = (
     "add sub rsub mul div true_divide floor_divide remainder fmod maximum minimum where lerp addcmul addcdiv "
     "atan2 eq ne lt le gt ge logical_and logical_or logical_xor masked_fill fmax fmin xlogy"
@@ -97,5 +114,5 @@ ROWS: dict[str, Any] = {
     **{name: unary for name in UNARY},
     **{name: elementwise for name in BINARY},
     "prelu": prelu,
-    "_prelu_kernel": prelu,
+    "_prelu_kernel": elementwise,
 }

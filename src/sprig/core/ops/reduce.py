@@ -1,15 +1,16 @@
 """Rows for normalisations, poolings and reductions."""
 
+import re
 from typing import Any
 
 import numpy as np
 from torch import fx
 
 from sprig.core.ops.contraction import _pick
-from sprig.core.ops.flow import Flow, Labels
+from sprig.core.ops.flow import Flow, Labels, op_name
 
 
-def batch_norm(flow: Flow, node: fx.Node) -> Labels:
+def batch_norm(flow: Flow, node: fx.Node) -> Any:
     """Acts on each channel alone: its four vectors are cut with the channel. Also instance norm."""
     x = node.args[0]
     line = np.asarray(flow.full(x, 1))  # type: ignore[arg-type]
@@ -18,7 +19,9 @@ def batch_norm(flow: Flow, node: fx.Node) -> Labels:
             flow.dim(flow.params[arg], 0, len(line), "follower", line)
         elif isinstance(arg, fx.Node):
             flow.freeze(line, node, "a computed tensor scales each channel")
-    return flow.labels(x)  # type: ignore[arg-type]
+    labels = flow.labels(x)  # type: ignore[arg-type]
+    value = node.meta["val"]
+    return [labels, *flow.none(node)[1:]] if isinstance(value, list | tuple) else labels
 
 
 def group_norm(flow: Flow, node: fx.Node) -> Labels:
@@ -49,7 +52,8 @@ def pool(flow: Flow, node: fx.Node) -> Any:
     """Poolings and resampling over the trailing dimensions."""
     x = node.args[0]
     labels = flow.labels(x)  # type: ignore[arg-type]
-    if labels.ndim > 2 and flow.varies(labels, range(2, labels.ndim)):
+    pooled = int(re.search(r"([123])d", op_name(node)).group(1))  # type: ignore[union-attr]
+    if flow.varies(labels, range(labels.ndim - pooled, labels.ndim)):
         flow.freeze(labels, node, "channels lie along a pooled dimension")
         return flow.none(node)
     if isinstance(node.meta["val"], list | tuple):
@@ -62,7 +66,7 @@ def reduce(flow: Flow, node: fx.Node) -> Any:
     x = node.args[0]
     labels = flow.labels(x)  # type: ignore[arg-type]
     dims = _pick(node, 1, "dim", None)
-    if dims is None or not isinstance(dims, int | list | tuple) or dims == []:
+    if isinstance(dims, bool) or not isinstance(dims, int | list | tuple) or dims == []:  # var(x, unbiased)
         dims = range(labels.ndim)
     dims = sorted({d % labels.ndim for d in ([dims] if isinstance(dims, int) else dims)})
     many = isinstance(node.meta["val"], list | tuple)

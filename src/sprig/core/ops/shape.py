@@ -7,7 +7,7 @@ import numpy as np
 from torch import fx
 
 from sprig.core.ops.contraction import _pick
-from sprig.core.ops.flow import Flow, Labels
+from sprig.core.ops.flow import Flow, Labels, op_name
 
 
 def reshape(flow: Flow, node: fx.Node) -> Labels:
@@ -25,6 +25,8 @@ def split_merge(flow: Flow, labels: Labels, old: tuple[int, ...], new: tuple[int
     >>> split_merge(flow, labels, (2, 4, 3, 3), (2, 36)).tolist()[0][:10]
     [1, 1, 1, 1, 1, 1, 1, 1, 1, 2]
     """
+    if 0 in old or 0 in new:
+        return np.zeros([1] * len(new), dtype=np.int64)
     out_dims: list[int] = []
     shape_now: list[int] = []
     runs = list(_runs(old, new))
@@ -76,7 +78,7 @@ def permute(flow: Flow, node: fx.Node) -> Labels:
 def transpose(flow: Flow, node: fx.Node) -> Labels:
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
     if len(node.args) == 1:  # t, numpy_T, mT
-        return labels.T
+        return np.swapaxes(labels, -1, -2) if op_name(node) == "mT" else labels.T
     return np.swapaxes(labels, node.args[1], node.args[2])  # type: ignore[arg-type]
 
 
@@ -115,10 +117,8 @@ def cat(flow: Flow, node: fx.Node) -> Labels:
     dim = int(_pick(node, 1, "dim", 0)) % len(flow.shape(node))
     labels = [flow.labels(p) for p in parts]
     if all(a.shape[dim] == 1 for a in labels):
-        roots = {tuple(np.unique(flow.classes.roots(a)).tolist()) for a in labels}
-        if len(roots) == 1:
-            return labels[0]
-        if not any(a.size > 1 for a in labels) and all(not a.any() for a in labels):
+        roots = [flow.classes.roots(a) for a in labels]
+        if all(np.array_equal(roots[0], r) for r in roots[1:]):  # in the same order, too
             return labels[0]
     common = [max(a.shape[d] for a in labels) for d in range(labels[0].ndim)]
     wide = []
@@ -180,6 +180,9 @@ def slice_(flow: Flow, node: fx.Node) -> Labels:
         return labels
     flow.freeze(labels, node, "a fixed range of the channels is cut out")
     start, stop, step = (_pick(node, i, n, v) for i, n, v in ((2, "start", 0), (3, "end", None), (4, "step", 1)))
+    if op_name(node) == "narrow":  # its third number is a length
+        start %= flow.shape(x)[dim]
+        stop, step = start + stop, 1
     return np.take(labels, range(*slice(start, stop, step).indices(labels.shape[dim])), axis=dim)
 
 

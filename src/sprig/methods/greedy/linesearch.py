@@ -11,6 +11,7 @@ lo_i = 0, or -a_i / (1 - a_i) with `shrink`, which lets a unit lose weight or le
 """
 
 import torch
+from torch import Tensor
 
 from sprig.core.errors import InputError
 from sprig.methods.greedy.gram import AlphaPath, Gram, Recorder, atoms
@@ -19,9 +20,16 @@ REFRESH = 64  # steps between evaluations of p and E from scratch
 
 
 def linesearch(
-    g: Gram, *, shrink: bool = False, kind: str = "mean", steps: int | None = None
+    g: Gram,
+    *,
+    shrink: bool = False,
+    kind: str = "mean",
+    steps: int | None = None,
+    among: Tensor | None = None,
 ) -> AlphaPath:
     """The path of line-searched imitation.
+
+    among: (size,) mask of the units that may enter; the atoms are those of the whole network.
 
     For every number of units the best factors met. kind: see gram.atoms. steps: most steps over present units
     (default 10 x units); from there on, or after as many steps without a new unit as there are units, only
@@ -32,6 +40,7 @@ def linesearch(
     if limit < 0:
         raise InputError(f"steps {steps}: must not be negative")
     pi, live, k = atoms(g, kind)
+    live = live if among is None else live & among
     seen = Recorder(g)
     if not bool(live.any()):
         return seen.path()

@@ -10,18 +10,22 @@ The factors after n picks are L^-T w, a running sum over the columns of L^-T.
 """
 
 import torch
+from torch import Tensor
 
 from sprig.methods.greedy.gram import AlphaPath, Gram
 
 
-def reweight(g: Gram, *, classic: bool = False) -> AlphaPath:
+def reweight(g: Gram, *, classic: bool = False, among: Tensor | None = None) -> AlphaPath:
     """The path of scalar pursuit; the errors never rise. Factors may be negative.
+
+    among: (size,) mask of the units that may be picked.
 
     Units that add nothing new (residual norm below 1e-10 of their start) come last, with factor 0.
     """
     size = g.size
     start = g.matrix.diagonal().clone()
     live = start > 1e-24 * start.max() if size else start > 0
+    live = live if among is None else live & among
     c, d = g.cross.clone(), start.clone()
     v = torch.zeros(size, size, dtype=torch.float64)  # row t: the t-th pick's v
     w = torch.zeros(size, dtype=torch.float64)

@@ -23,8 +23,11 @@ def uniform(
     replacement: bool = True,
     kind: str = "mean",
     steps: int | None = None,
+    among: Tensor | None = None,
 ) -> AlphaPath:
     """The path of uniform imitation.
+
+    among: (size,) mask of the units that may be picked; the atoms are those of the whole network.
 
     kind: "mean" atoms as published, or "norm" (see gram.atoms). steps: most picks with replacement
     (default: 4 x units); those that were never picked by then follow in greedy order without replacement.
@@ -34,6 +37,7 @@ def uniform(
     if limit < 0:
         raise InputError(f"steps {steps}: must not be negative")
     pi, live, k = atoms(g, kind)
+    live = live if among is None else live & among
     seen = Recorder(g)
     count = torch.zeros_like(pi)
     p, energy, n = torch.zeros_like(pi), 0.0, 0
