@@ -14,7 +14,8 @@ from sprig.core.cost import cost
 from sprig.core.graph import build, canonical_names
 from sprig.core.path import Path
 from sprig.core.plan import Plan
-from sprig.core.surgery import mask_, shrink_
+from sprig.core.replay import state_of
+from sprig.core.surgery import mask_
 from sprig.core.tracing import distance
 from sprig.core.types import Claim, Graph
 from sprig.core.workbench import Workbench
@@ -129,11 +130,9 @@ def recount(
 
 
 def layer_errors(
-    bench: Workbench, small_wide: nn.Module, *, label: str, description: str, tolerance: float
+    bench: Workbench, small_wide: nn.Module, *, label: str, description: str
 ) -> Claim:
-    """Error of every consumer's output, pruned against dense, on stated inputs."""
-    from sprig.core.replay import state_of
-
+    """Error of every consumer's output, pruned against dense, on stated inputs. A figure, not a promise."""
     replay, graph = bench.replay, bench.graph
     weights = state_of(small_wide)
     lost: dict[str, float] = {c.node: 0.0 for c in graph.consumers}
@@ -167,10 +166,10 @@ def layer_errors(
     worst = max(errors.values(), default=0.0)
     return Claim(
         name=f"layer-errors-{label}",
-        statement=f"every pruned layer keeps most of its output on {label} inputs (worst lost share)",
-        passed=bool(np.isfinite(worst)) and worst <= tolerance,
+        statement=f"share of its output that the worst layer loses on {label} inputs is as stated",
+        passed=bool(np.isfinite(worst)),
         value=worst,
-        tolerance=tolerance,
+        tolerance=None,
         data=description,
         how="squared difference of each consumer's output over its spread around its mean, pruned against dense",
         detail={"errors": errors},
@@ -231,4 +230,4 @@ def versions() -> dict[str, str]:
     }
 
 
-__all__ = ["floors", "layer_errors", "masked_equals_shrunk", "recount", "same", "shrink_", "versions", "widen"]
+__all__ = ["floors", "layer_errors", "masked_equals_shrunk", "recount", "same", "versions", "widen"]

@@ -17,7 +17,6 @@ from sprig.core.store import sha256_model
 from sprig.core.types import Certificate, CurvePoint, Measures
 from sprig.core.workbench import Workbench, silent
 from sprig.training.evaluate import accuracy, agreement
-from sprig.workflow.recheck import TOLERANCE
 
 BATCHES = (1, 32)  # sizes at which latency is measured
 
@@ -35,9 +34,7 @@ def judge(
     hashes["data_calibration"] = triples.digest()
     bench.progress("certificate", 1, 4)
     claims.append(
-        certify.layer_errors(
-            bench, wide, label="calibration", description=triples.description, tolerance=TOLERANCE
-        )
+        certify.layer_errors(bench, wide, label="calibration", description=triples.description)
     )
     held_out = as_batches(eval_data) if eval_data is not None else None
     bench.progress("certificate", 2, 4)
@@ -45,9 +42,7 @@ def judge(
         hashes["data_held-out"] = held_out.digest()
         other = Workbench(bench.model, graph, list(held_out), seed, silent)
         claims.append(
-            certify.layer_errors(
-                other, wide, label="held-out", description=held_out.description, tolerance=TOLERANCE
-            )
+            certify.layer_errors(other, wide, label="held-out", description=held_out.description)
         )
     claims += certify.floors(path, plan, triples.description)
     bench.progress("certificate", 3, 4)

@@ -26,7 +26,7 @@ from sprig.core.types import Group, GroupPath, Outcome
 from sprig.core.workbench import Workbench
 from sprig.methods.greedy.gram import AlphaPath, Gram, gram
 from sprig.methods.greedy.linesearch import linesearch
-from sprig.methods.greedy.refit import centred, problems, unit_columns
+from sprig.methods.greedy.evidence import centred, problems, unit_columns
 from sprig.methods.greedy.reweight import reweight
 from sprig.methods.greedy.uniform import uniform
 

@@ -1,0 +1,145 @@
+"""From calibration data to least-squares problems: moments, how far to trust them, and where solutions are written.
+
+With few rows per column a plain refit learns the calibration images by heart. Rows are therefore added that pull towards
+the original weights, as many as make the solution of one half of the data best on the other half.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sprig.core.collect import collect
+from sprig.core.stats import Moments
+from sprig.core.types import Consumer, Group
+from sprig.core.workbench import Workbench
+from sprig.methods.greedy.problem import ConsumerProblem, solve
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+AMPLE = 50.0  # rows per column beyond which a small ridge needs no judging
+
+
+def unit_columns(consumer: Consumer, group: int) -> Tensor:
+    """(D,) unit of the group that each weight column belongs to, -1 for columns of others."""
+    units = np.where(consumer.axis.group == group, consumer.axis.unit, -1)
+    return torch.from_numpy(np.repeat(units, consumer.block))
+
+
+def centred(bench: Workbench, consumer: Consumer) -> bool:
+    """Whether a bias or the batch norm behind absorbs a mean."""
+    return consumer.bias is not None or consumer.norm is not None
+
+
+def problems(
+    bench: Workbench, group: Group, moments: Mapping[str, Moments], *, own: bool = True
+) -> list[ConsumerProblem]:
+    """The group's consumers, each with the same say."""
+    out = []
+    for i in group.consumers:
+        consumer = bench.graph.consumers[i]
+        problem = ConsumerProblem(
+            moments[consumer.node],
+            unit_columns(consumer, group.index),
+            own=bench.weights[consumer.weight] if own else None,
+            centred=centred(bench, consumer),
+        )
+        power = problem_power(problem)
+        out.append(replace(problem, scale=1.0 / power if power > 0 else 1.0))
+    return out
+
+
+def problem_power(problem: ConsumerProblem) -> float:
+    _, _, power = problem.targeted.system(centred=problem.centred)
+    return float(power.sum())
+
+
+def anchored(moments: Moments, ridge: float, weight: Tensor) -> Moments:
+    """Moments with rows added that pull the solution towards `weight`.
+
+    Least squares on them minimises |Y - W X|^2 / n + lambda |W - W0|^2 over *all* columns, W being zero where a channel
+    leaves: with much data that is the plain refit, with little it stays near the original weights and removes small ones
+    first. lambda = ridge x mean input power.
+    """
+    extra = ridge * float(moments.second.diagonal().mean())
+    second = moments.second.clone()
+    second.diagonal().add_(extra)
+    w = weight.detach().flatten(1).to(second)
+    if not len(moments.target_mean):
+        return replace(moments, second=second)
+    return replace(
+        moments, second=second, cross=moments.cross + extra * w, power=moments.power + extra * w.square().sum(1)
+    )
+
+
+def judged_ridge(a: Moments, b: Moments, weight: Tensor, keep: Tensor) -> float:
+    """The ridge whose solution on half `a` of the data loses least on the other half, with the columns `keep`."""
+    if a.count > AMPLE * len(keep) or not b.count:
+        return RIDGES[1]
+    w = weight.detach().flatten(1).to(a.second)
+    a, b = (m if len(m.target_mean) else m.own(w) for m in (a, b))
+    best, lowest = RIDGES[0], float("inf")
+    for ridge in RIDGES:
+        problem = ConsumerProblem(anchored(a, ridge, w), torch.full((len(keep),), -1))
+        found = solve(problem, keep, ridge=0.0).weight
+        lost = float(((found @ b.second - 2 * b.cross) * found).sum())
+        if lost < lowest:
+            best, lowest = ridge, lost
+    return best
+
+
+def stronger(a: Moments, weight: Tensor, block: int) -> Tensor:
+    """Columns of the half of the input channels that carry most of the output's power."""
+    w = weight.detach().flatten(1).to(a.second)
+    power = (w.square().sum(0) * a.second.diagonal()).reshape(-1, block).sum(1)
+    keep = torch.zeros(len(power), dtype=torch.bool)
+    keep[power.argsort(descending=True, stable=True)[: max(1, len(power) // 2)]] = True
+    return keep.repeat_interleave(block)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Moments of all consumers, pulled towards their weights: the half that trials are fitted on, and all."""
+
+    half: Mapping[str, Moments]
+    whole: Mapping[str, Moments]
+
+
+def evidence(
+    bench: Workbench, *, ridge: float | None, per_column: float, least: int
+) -> Evidence:
+    """One pass of the data, and a ridge for every consumer."""
+    needed = sorted({i for g in bench.graph.prunable for i in g.consumers})
+    consumers = [bench.graph.consumers[i] for i in needed]
+    halves = collect(bench, consumers, per_column=per_column, least=least)
+    half, whole = {}, {}
+    for consumer in consumers:
+        a, b = halves.pop(consumer.node)
+        weight = bench.weights[consumer.weight]
+        here = ridge
+        if here is None:
+            here = judged_ridge(a, b, weight, stronger(a, weight, consumer.block))
+        half[consumer.node] = anchored(a, here, weight)
+        whole[consumer.node] = anchored(a + b, here, weight)
+    return Evidence(half, whole)
+
+
+def write(
+    dense: Mapping[str, Tensor],
+    out: dict[str, Tensor],
+    consumer: Consumer,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    own: bool,
+) -> None:
+    """Put a solution into tensors of the original shapes. `own`: the targets were without the bias."""
+    old = dense[consumer.weight]
+    out[consumer.weight] = weight.reshape(old.shape).to(old)
+    if consumer.bias is not None:
+        start = dense[consumer.bias].double() if own else 0.0
+        out[consumer.bias] = (start + bias).to(dense[consumer.bias])
+    elif consumer.norm is not None:
+        name = f"{consumer.norm}.running_mean"
+        out[name] = (dense[name].double() - bias).to(dense[name])

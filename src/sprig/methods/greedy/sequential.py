@@ -1,0 +1,211 @@
+"""The final pass: original targets, pruned inputs, consumers solved one after the other in data-flow order.
+
+All calibration chunks are carried forward in step through the original and the pruned network, so the whole pass costs
+one forward of each. Where a consumer's output is added to a stream, its target is the original *sum* less what the pruned
+stream brings: the branch then also makes up for what the stream has lost so far.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from sprig.core.collect import consumer_rows, live_rows
+from sprig.core.path import with_cost
+from sprig.core.plan import Plan
+from sprig.core.replay import Live, Replay
+from sprig.core.stats import Accumulator, Moments, targets_at
+from sprig.core.types import Consumer, Outcome
+from sprig.core.workbench import Workbench
+from sprig.methods.greedy.evidence import anchored, centred, judged_ridge, unit_columns, write
+from sprig.methods.greedy.problem import ConsumerProblem, solve
+from sprig.methods.greedy.pursuit import path as pursue
+
+PASSING = ("dropout", "dropout_", "contiguous", "clone", "alias")
+FAINT = 0.05  # a norm that scales an output by less than this share of its peers cannot carry a correction
+
+
+@dataclass(frozen=True, eq=False)
+class Seam:
+    """Where a consumer's output, perhaps through a batch norm, is added to something that is known before it."""
+
+    add: int  # index of the addition
+    other: fx.Node
+    norm: str | None
+    eps: float
+
+    def before_norm(self, own: Tensor, wanted: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        """Targets in front of the norm whose image behind it is `wanted`; where the norm is too faint, `own`."""
+        if self.norm is None:
+            return wanted
+        mean, var = weights[f"{self.norm}.running_mean"], weights[f"{self.norm}.running_var"]
+        scale = (var + self.eps).rsqrt()
+        if f"{self.norm}.weight" in weights:
+            scale = scale * weights[f"{self.norm}.weight"]
+        shift = weights.get(f"{self.norm}.bias", torch.zeros_like(mean))
+        usable = scale.abs() > FAINT * scale.abs().median()
+        safe = torch.where(usable, scale, torch.ones_like(scale))
+        return torch.where(usable, (wanted - shift) / safe + mean, own)
+
+
+def find_seam(replay: Replay, name: str) -> Seam | None:
+    """The addition behind a consumer, if its output alone goes there and the other side is already known."""
+    at = replay.index[name]
+    node, norm, eps = replay.nodes[at], None, 0.0
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        op = str(user.target).split(".")[1] if str(user.target).startswith("aten.") else ""
+        if op == "batch_norm" and norm is None and user.args[0] is node and not user.args[5]:
+            named = replay.tensor_of.get(user.args[3], "")
+            norm, eps = named.rpartition(".")[0] or None, float(user.args[7])
+            if norm is None:
+                return None
+        elif op in ("add", "add_"):
+            sides = [a for a in user.args[:2] if isinstance(a, fx.Node)]
+            other = [a for a in sides if a is not node]
+            scaled = user.kwargs.get("alpha", 1) != 1 or len(user.args) > 2
+            if len(sides) != 2 or len(other) != 1 or scaled:
+                return None
+            same = tuple(other[0].meta["val"].shape) == tuple(node.meta["val"].shape)
+            if replay.index[other[0].name] >= at or not same:
+                return None
+            return Seam(replay.index[user.name], other[0], norm, eps)
+        elif op not in PASSING:
+            return None
+        node = user
+    return None
+
+
+def _remember(seen: dict[int, Tensor], at: int) -> Any:
+    def watch(inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[at] = output
+
+    return watch
+
+
+class Sequential:
+    """Original targets, pruned inputs: consumers in data-flow order, all chunks in step."""
+
+    def __init__(
+        self, bench: Workbench, plan: Plan, *, ridge: float | None, rows: int, reselect: bool, streams: bool
+    ) -> None:
+        self.bench, self.plan = bench, plan
+        self.ridge, self.rows, self.with_reselect, self.with_streams = ridge, rows, reselect, streams
+        self.masks = plan.masks(bench.graph)
+        self.weights: dict[str, Tensor] = dict(bench.weights)
+        self.changed: dict[str, Tensor] = {}
+        self.generator = bench.generator(2)
+        replay = bench.replay
+        self.dense: list[Live] = [replay.start(c.args, c.kwargs, c.rows) for c in bench.chunks]
+        self.pruned: list[Live] = [live.fork() for live in self.dense]
+
+    def run(self) -> Outcome:
+        graph = self.bench.graph
+        started = False
+        shared = {
+            c.weight
+            for c in graph.consumers
+            if sum(d.weight == c.weight for d in graph.consumers) > 1
+        }
+        for done, consumer in enumerate(graph.consumers):
+            self.bench.progress("refit", done, len(graph.consumers))
+            touched = not consumer.axis.keep(self.masks).all()
+            started = started or touched
+            if not started:
+                continue
+            if consumer.weight in shared:
+                self.cut(consumer)
+                continue
+            self.visit(consumer)
+        self.bench.progress("refit", len(graph.consumers), len(graph.consumers))
+        plan = self.plan
+        keep = {
+            g.name: tuple(int(i) for i in np.flatnonzero(self.masks[g.index]))
+            for g in graph.groups
+            if g.index in self.masks
+        }
+        plan = with_cost(replace(plan, keep=keep), graph)
+        return Outcome(plan, self.changed)
+
+    def cut(self, consumer: Consumer) -> None:
+        """A weight with several uses is not solved again: its columns are zeroed."""
+        keep = torch.from_numpy(consumer.axis.keep(self.masks))
+        old = self.weights[consumer.weight]
+        new = old * keep.to(old).reshape([1, -1] + [1] * (old.dim() - 2))
+        self.weights[consumer.weight] = self.changed[consumer.weight] = new
+
+    def visit(self, consumer: Consumer) -> None:
+        first, second = self.moments(consumer)
+        weight = self.bench.weights[consumer.weight]
+        keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
+        ridge = self.ridge
+        if ridge is None:
+            ridge = judged_ridge(first, second, weight, keep)
+        moments = anchored(first + second, ridge, weight)
+        problem = ConsumerProblem(
+            moments, torch.full((len(moments.mean),), -1), centred=centred(self.bench, consumer)
+        )
+        if self.with_reselect:
+            self.reselect(consumer, problem)
+        keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
+        solution = solve(problem, keep, ridge=0.0)
+        found: dict[str, Tensor] = {}
+        write(self.bench.weights, found, consumer, solution.weight, solution.bias, own=False)
+        self.weights.update(found)
+        self.changed.update(found)
+
+    def reselect(self, consumer: Consumer, problem: ConsumerProblem) -> None:
+        """Pick the same number of units again, on what the inputs have become."""
+        for index in consumer.groups:
+            group = self.bench.graph.groups[index]
+            if index not in self.masks or len(group.consumers) > 1 or self.masks[index].all():
+                continue
+            count = int(self.masks[index].sum())
+            here = replace(problem, columns=unit_columns(consumer, index))
+            others = torch.from_numpy(
+                np.repeat(
+                    consumer.axis.keep({k: v for k, v in self.masks.items() if k != index}),
+                    consumer.block,
+                )
+            )
+            if not bool(others.all()):
+                continue  # other groups of this consumer have lost columns: keep the search's picks
+            trail = pursue([here], group.size, ridge=0.0, steps=count)
+            if len(trail.picks) == count:
+                mask = np.zeros(group.size, dtype=bool)
+                mask[list(trail.picks)] = True
+                self.masks[index] = mask
+
+    def moments(self, consumer: Consumer) -> tuple[Moments, Moments]:
+        """Pruned inputs against original outputs, even and odd chunks."""
+        bench, replay = self.bench, self.bench.replay
+        at = replay.index[consumer.node]
+        old = bench.weights[consumer.weight]
+        sums = [
+            Accumulator(
+                old[0].numel(), consumer.out, name=consumer.node, precision="float32", device=old.device
+            )
+            for _ in "ab"
+        ]
+        limit = -(-self.rows // len(bench.chunks))
+        seam = find_seam(replay, consumer.node) if self.with_streams else None
+        for j, chunk in enumerate(bench.chunks):
+            self.dense[j] = replay.advance(self.dense[j], bench.weights, at)
+            self.pruned[j] = replay.advance(self.pruned[j], self.weights, at)
+            x = self.pruned[j].values[replay.nodes[at].args[0]]
+            keep = live_rows(bench, x, chunk.rows)
+            rows, where = consumer_rows(consumer, old, x, keep, limit, self.generator)
+            seen: dict[int, Tensor] = {}
+            end = at if seam is None else seam.add
+            watch = {i: _remember(seen, i) for i in {at, end}}
+            self.dense[j] = replay.advance(self.dense[j], bench.weights, end + 1, watch)
+            y = targets_at(seen[at][:keep], where, consumer.kind)
+            if seam is not None:
+                total = targets_at(seen[end][:keep], where, consumer.kind)
+                other = targets_at(self.pruned[j].values[seam.other][:keep], where, consumer.kind)
+                y = seam.before_norm(y, total - other, bench.weights)
+            sums[j % 2].add(rows, y)
+        return sums[0].moments(), sums[1].moments()
