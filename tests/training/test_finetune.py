@@ -58,11 +58,11 @@ def test_train_is_the_same_loop_with_its_own_settings():
 
 def test_a_teacher_alone_teaches_without_labels():
     teacher, data = net(seed=5, width=32), batches(labels=False)
-    config = FinetuneConfig(epochs=60, lr=0.05, temperature=2.0)
+    config = FinetuneConfig(epochs=30, lr=0.05, temperature=2.0)
     record = finetune(net(), data, config=config, teacher=teacher)
     assert teacher.training
     assert record.last["loss"] < 0.2 * record.history[0]["loss"]
-    values = FinetuneConfig(epochs=60, lr=0.02, optimizer="adamw", match="values")
+    values = FinetuneConfig(epochs=30, lr=0.02, optimizer="adamw", match="values")
     record = finetune(net(), data, config=values, teacher=teacher)
     assert record.last["loss"] < 0.2 * record.history[0]["loss"]
 

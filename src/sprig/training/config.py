@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -21,12 +21,8 @@ NORMS = (
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
-    """How to fine-tune. The batch size is the data's.
-
-    >>> FinetuneConfig(epochs=3).momentum
-    0.9
-    """
+class Settings(Protocol):
+    """What every training has; the batch size is the data's. Not to be used as it is: see the two below."""
 
     epochs: int = 1  # passes over the data
     lr: float = 0.01  # highest learning rate
@@ -40,9 +36,7 @@ class FinetuneConfig:
     clip: float | None = None  # largest norm of the whole gradient
     temperature: float = 4.0  # of the distillation, when there is a teacher
     distillation: float = 0.9  # its weight against the labels' loss; 1 where there are none
-    match: Literal["logits", "values"] = (
-        "logits"  # what the teacher teaches: classes or plain outputs
-    )
+    match: Literal["logits", "values"] = "logits"  # what the teacher teaches: classes or values
     bf16: bool = False  # forward pass in bfloat16
     channels_last: bool = False  # memory layout of images; often faster
     seed: int = 0
@@ -72,15 +66,28 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig(FinetuneConfig):
-    """The same with the settings of a training from scratch."""
+class FinetuneConfig(Settings):
+    """How to fine-tune.
+
+    >>> FinetuneConfig(epochs=3).momentum
+    0.9
+    """
+
+
+@dataclass(frozen=True)
+class TrainConfig(Settings):
+    """How to train from scratch.
+
+    >>> TrainConfig(lr=0.2).epochs
+    15
+    """
 
     epochs: int = 15
     lr: float = 0.1
     warmup: float = 1.0
 
 
-def optimizer_for(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimizer:
+def optimizer_for(model: nn.Module, config: Settings) -> torch.optim.Optimizer:
     """SGD with Nesterov's momentum, or AdamW, over all trainable parameters, in two groups."""
     groups = [g for g in decay_groups(model, config.weight_decay) if g["params"]]
     if not groups:
@@ -108,7 +115,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def schedule_for(config: FinetuneConfig, *, steps_per_epoch: int) -> Schedule:
+def schedule_for(config: Settings, *, steps_per_epoch: int) -> Schedule:
     """The schedule by name, its lengths turned from epochs into steps."""
     warmup = round(config.warmup * steps_per_epoch)
     total = config.epochs * steps_per_epoch

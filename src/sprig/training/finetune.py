@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sprig.core.errors import InputError
 from sprig.core.weights import sha256_model
 from sprig.training.checkpoint import Checkpoint
-from sprig.training.config import FinetuneConfig, TrainConfig, optimizer_for, schedule_for
+from sprig.training.config import FinetuneConfig, Settings, TrainConfig, optimizer_for, schedule_for
 from sprig.training.distill import class_dim, kl_loss, main_output, squared_loss
 from sprig.training.evaluate import accuracy, evaluating
 from sprig.training.feed import count_batches, device_of, move
@@ -33,7 +33,7 @@ class TrainRecord:
 
     model: nn.Module
     history: tuple[Mapping[str, Any], ...]  # epoch, step, loss (mean of the epoch), lr, accuracy
-    config: FinetuneConfig
+    config: Settings
     steps: int
     resumed: bool  # continued from a checkpoint
 
@@ -47,7 +47,7 @@ def finetune(
     model: nn.Module,
     data: Any,
     *,
-    config: FinetuneConfig | None = None,
+    config: Settings | None = None,
     teacher: nn.Module | None = None,
     loss: Criterion | None = None,
     evaluation: Any = None,
@@ -142,7 +142,7 @@ class Evaluation:
 
 
 def objective(
-    config: FinetuneConfig, *, teacher: nn.Module | None = None, criterion: Criterion | None = None
+    config: Settings, *, teacher: nn.Module | None = None, criterion: Criterion | None = None
 ) -> Loss:
     """The number to lower: labels' loss and distillation, weighted (1 - d) and d."""
 
@@ -186,7 +186,7 @@ def class_loss(logits: Tensor, target: Any, smoothing: float) -> Tensor:
     return F.cross_entropy(logits.movedim(dim, 1).float(), target.long(), label_smoothing=smoothing)
 
 
-def distillation(run: Run, teacher: nn.Module, config: FinetuneConfig) -> Tensor:
+def distillation(run: Run, teacher: nn.Module, config: Settings) -> Tensor:
     """How far the run's output is from what the teacher answers to the same batch."""
     args, kwargs = move((run.args, run.kwargs), device_of(teacher))
     with torch.no_grad():
