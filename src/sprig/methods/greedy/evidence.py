@@ -17,8 +17,8 @@ from sprig.core.types import Consumer, Group
 from sprig.core.workbench import Workbench
 from sprig.methods.greedy.problem import ConsumerProblem, solve
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-AMPLE = 50.0  # rows per column beyond which a small ridge needs no judging
+RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
+AMPLE = 1000.0  # rows per column beyond which a small ridge needs no judging
 
 
 def unit_columns(consumer: Consumer, group: int) -> Tensor:
@@ -43,6 +43,7 @@ def problems(
             moments[consumer.node],
             unit_columns(consumer, group.index),
             own=bench.weights[consumer.weight] if own else None,
+            metric=norm_metric(bench, consumer),
             centred=centred(bench, consumer),
         )
         power = problem_power(problem)
@@ -50,9 +51,19 @@ def problems(
     return out
 
 
+def norm_metric(bench: Workbench, consumer: Consumer) -> Tensor | None:
+    """(gamma / sigma)^2 of the batch norm behind, so that errors count as they leave it; None without one."""
+    if consumer.norm is None:
+        return None
+    variance = bench.weights[f"{consumer.norm}.running_var"].double().clamp_min(1e-12)
+    gamma = bench.weights.get(f"{consumer.norm}.weight")
+    return (1.0 if gamma is None else gamma.double().square()) / variance
+
+
 def problem_power(problem: ConsumerProblem) -> float:
+    """Power of the target under the problem's metric."""
     _, _, power = problem.targeted.system(centred=problem.centred)
-    return float(power.sum())
+    return float(power.sum() if problem.metric is None else (power * problem.metric).sum())
 
 
 def anchored(moments: Moments, ridge: float, weight: Tensor) -> Moments:
@@ -73,17 +84,20 @@ def anchored(moments: Moments, ridge: float, weight: Tensor) -> Moments:
     )
 
 
-def judged_ridge(a: Moments, b: Moments, weight: Tensor, keep: Tensor) -> float:
+def judged_ridge(
+    a: Moments, b: Moments, weight: Tensor, keep: Tensor, *, metric: Tensor | None = None
+) -> float:
     """The ridge whose solution on half `a` of the data loses least on the other half, with the columns `keep`."""
     if a.count > AMPLE * len(keep) or not b.count:
-        return RIDGES[1]
+        return RIDGES[0]
     w = weight.detach().flatten(1).to(a.second)
     a, b = (m if len(m.target_mean) else m.own(w) for m in (a, b))
     best, lowest = RIDGES[0], float("inf")
     for ridge in RIDGES:
         problem = ConsumerProblem(anchored(a, ridge, w), torch.full((len(keep),), -1))
         found = solve(problem, keep, ridge=0.0).weight
-        lost = float(((found @ b.second - 2 * b.cross) * found).sum())
+        per_output = ((found @ b.second - 2 * b.cross) * found).sum(1)
+        lost = float(per_output.sum() if metric is None else (per_output * metric).sum())
         if lost < lowest:
             best, lowest = ridge, lost
     return best
@@ -119,7 +133,9 @@ def evidence(
         weight = bench.weights[consumer.weight]
         here = ridge
         if here is None:
-            here = judged_ridge(a, b, weight, stronger(a, weight, consumer.block))
+            here = judged_ridge(
+                a, b, weight, stronger(a, weight, consumer.block), metric=norm_metric(bench, consumer)
+            )
         half[consumer.node] = anchored(a, here, weight)
         whole[consumer.node] = anchored(a + b, here, weight)
     return Evidence(half, whole)

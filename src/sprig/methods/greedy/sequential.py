@@ -20,7 +20,7 @@ from sprig.core.replay import Live, Replay
 from sprig.core.stats import Accumulator, Moments, targets_at
 from sprig.core.types import Consumer, Outcome
 from sprig.core.workbench import Workbench
-from sprig.methods.greedy.evidence import anchored, centred, judged_ridge, unit_columns, write
+from sprig.methods.greedy.evidence import anchored, centred, judged_ridge, norm_metric, unit_columns, write
 from sprig.methods.greedy.problem import ConsumerProblem, solve
 from sprig.methods.greedy.pursuit import path as pursue
 
@@ -143,10 +143,15 @@ class Sequential:
         keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
         ridge = self.ridge
         if ridge is None:
-            ridge = judged_ridge(first, second, weight, keep)
+            ridge = judged_ridge(
+                first, second, weight, keep, metric=norm_metric(self.bench, consumer)
+            )
         moments = anchored(first + second, ridge, weight)
         problem = ConsumerProblem(
-            moments, torch.full((len(moments.mean),), -1), centred=centred(self.bench, consumer)
+            moments,
+            torch.full((len(moments.mean),), -1),
+            metric=norm_metric(self.bench, consumer),
+            centred=centred(self.bench, consumer),
         )
         if self.with_reselect:
             self.reselect(consumer, problem)
