@@ -1,6 +1,7 @@
 """The checks behind a certificate. Each gives a claim with its number, the tolerance, the data, and how it was checked."""
 
 import copy
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -203,6 +204,28 @@ def floors(path: Path, plan: Plan, data: str) -> list[Claim]:
     ]
 
 
+def submodularity(found: Mapping[str, Mapping[str, float]], data: str) -> list[Claim]:
+    """How close to diminishing returns each returned set is, and what greedy selection guarantees for it."""
+    if not found:
+        return []
+    lowest = min(float(row["ratio"]) for row in found.values())
+    exact = all(row["exact"] for row in found.values())
+    bound = 1 - math.exp(-lowest)
+    return [
+        Claim(
+            name="submodularity-ratio",
+            statement="lowest submodularity ratio of the returned sets"
+            + ("" if exact else " (over sampled sets: the true one may be lower)"),
+            passed=0 <= lowest <= 1 + 1e-9,
+            value=lowest,
+            tolerance=None,
+            data=data,
+            how="sum of single gains over joint gain, worst set found",
+            detail={"groups": {k: dict(v) for k, v in found.items()}, "greedy_reaches": bound},
+        )
+    ]
+
+
 def same(name: str, statement: str, found: str, expected: str, what: str) -> Claim:
     """Two hashes agree."""
     return Claim(
@@ -230,4 +253,4 @@ def versions() -> dict[str, str]:
     }
 
 
-__all__ = ["floors", "layer_errors", "masked_equals_shrunk", "recount", "same", "versions", "widen"]
+__all__ = ["floors", "layer_errors", "masked_equals_shrunk", "recount", "same", "submodularity", "versions", "widen"]

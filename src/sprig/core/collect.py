@@ -45,6 +45,15 @@ def live_rows(bench: Workbench, x: Tensor, rows_here: int) -> int:
     return int(x.shape[0] * rows_here // bench.replay.batch)
 
 
+def judges(chunk: int) -> bool:
+    """Whether a chunk belongs to the part that judges what the others suggest.
+
+    >>> [judges(i) for i in range(5)]
+    [False, False, False, True, False]
+    """
+    return chunk % 4 == 3
+
+
 def collect(
     bench: Workbench,
     consumers: Iterable[Consumer],
@@ -54,7 +63,7 @@ def collect(
 ) -> dict[str, tuple[Moments, Moments]]:
     """Moments of the inputs of each consumer (by node name), in one forward pass; targets are their own outputs.
 
-    Two halves that share no sample, even and odd chunks, so that what one half suggests the other can judge.
+    Two parts that share no sample, so that what one suggests the other can judge: every fourth chunk is the judge.
     """
     wanted = list(consumers)
     sums: dict[str, tuple[Accumulator, Accumulator]] = {}
@@ -79,11 +88,11 @@ def collect(
 
     for done, chunk in enumerate(bench.chunks):
         bench.progress("moments", done, len(bench.chunks))
-        watch = {replay.index[c.node]: watcher(c, chunk.rows, done % 2) for c in wanted}
+        watch = {replay.index[c.node]: watcher(c, chunk.rows, int(judges(done))) for c in wanted}
         last = max(watch, default=-1)
         replay.advance(replay.start(chunk.args, chunk.kwargs, chunk.rows), bench.weights, last + 1, watch)
     bench.progress("moments", len(bench.chunks), len(bench.chunks))
     return {node: (a.moments(), b.moments()) for node, (a, b) in sums.items()}
 
 
-__all__ = ["collect", "consumer_rows", "live_rows", "row_limit", "targets_at"]
+__all__ = ["collect", "judges", "consumer_rows", "live_rows", "row_limit", "targets_at"]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sprig.core.collect import judges
 from sprig.core.harm import harm, looks_like_scores
 from sprig.core.replay import Live
 from sprig.core.types import Group
@@ -34,7 +35,7 @@ def measure(
     *,
     work: float,
     most: int = 256,
-    least: int = 8,
+    least: int = 4,
 ) -> dict[Trial, float]:
     """Mean harm of each trial over as many calibration samples as `work` multiply-adds allow.
 
@@ -52,7 +53,8 @@ def measure(
     lives: list[Live] = []
     dense: list[list[Tensor]] = []
     counts: list[int] = []
-    for chunk in bench.chunks[1::2] or bench.chunks:  # the half that the trial weights have not seen
+    unseen = [c for i, c in enumerate(bench.chunks) if judges(i)]  # by the trial weights
+    for chunk in unseen or bench.chunks:
         if sum(counts) >= samples:
             break
         live = replay.start(chunk.args, chunk.kwargs, chunk.rows)

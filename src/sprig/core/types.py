@@ -166,6 +166,7 @@ class Outcome:
 
     plan: Any  # core.plan.Plan
     weights: Mapping[str, Tensor]
+    notes: Mapping[str, Any] = field(default_factory=dict)  # e.g. submodularity ratios, for the certificate
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Workbench:
     triples: list[Triple]
     seed: int = 0
     progress: Progress = field(default=silent)
+    scratch: dict[str, Any] = field(default_factory=dict)  # what a method wants to find again, e.g. its moments
 
     def __post_init__(self) -> None:
         for name, tensor in state_of(self.model).items():
@@ -64,7 +65,7 @@ class Workbench:
         total = sum(int(_first(t).shape[0]) for t in self.triples)
         per_sample = 12 * _bytes(_first(self.triples[0])[:1])
         fit = int(max(1, min(32, MEMORY // max(per_sample * 8, 1))))
-        pieces = max(-(-total // fit), min(2, total))  # two at least: one half judges the other
+        pieces = max(-(-total // fit), min(4, total))  # four at least: one judges the others
         return -(-total // pieces)
 
     @cached_property

@@ -23,7 +23,7 @@ BATCHES = (1, 32)  # sizes at which latency is measured
 
 def judge(
     bench: Workbench, path: Path, plan: Plan, wide: nn.Module, small: nn.Module, example: tuple[Any, ...],
-    limits: Mapping[str, float], triples: Any, eval_data: Any,
+    limits: Mapping[str, float], triples: Any, eval_data: Any, notes: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Claims, costs, times and quality."""
     graph, seed = bench.graph, bench.seed
@@ -45,6 +45,7 @@ def judge(
             certify.layer_errors(other, wide, label="held-out", description=held_out.description)
         )
     claims += certify.floors(path, plan, triples.description)
+    claims += certify.submodularity(notes.get("submodularity", {}), triples.description)
     bench.progress("certificate", 3, 4)
     data = held_out if held_out is not None else triples
     before = _measures(bench.model, None, cost(graph), example, data)

@@ -9,14 +9,17 @@ from torch import nn
 
 from sprig.core import certify
 from sprig.core.batches import as_batches
+from sprig.core.errors import StoreError
 from sprig.core.folder import MODEL, PLAN, RunFolder
 from sprig.core.path import Path
 from sprig.core.plan import Plan
+from sprig.core.records import read
 from sprig.core.reload import reshape
 from sprig.core.store import read_certificate, sha256_file, sha256_model
 from sprig.core.tracing import trace
 from sprig.core.types import Certificate, Claim
 from sprig.core.workbench import Progress, Workbench, silent
+from sprig.methods import METHODS
 
 REPEATED = 1e-4  # how far a layer error may differ when measured again
 SHAPES, EXAMPLE = "shapes.json", "example.safetensors"
@@ -83,7 +86,8 @@ class Verification:
             digest = triples.digest()
             claims.append(certify.same(f"data-{label}", f"the {label} data is the one that was used",
                                        digest, self.old.hashes[f"data_{label}"], label))  # fmt: skip
-            bench = Workbench(copy.deepcopy(self.model).eval(), graph, list(triples), self.old.seed, self.progress)
+            twin = copy.deepcopy(self.model).eval()
+            bench = Workbench(twin, graph, list(triples), self.old.seed, self.progress)
             found = certify.layer_errors(bench, wide, label=label, description=triples.description)
             gap = abs(found.value - old[name].value)
             claims.append(
@@ -94,8 +98,21 @@ class Verification:
                     how=f"{found.how}; within {REPEATED:g} of the figure certified",
                 )
             )
+            if label == "calibration" and "submodularity-ratio" in old:
+                claims.append(self._ratio(bench, old["submodularity-ratio"]))
         if "lower-bound" in old:
             path = self.folder.get_tree("path.safetensors")
             rebuilt = Path(graph=graph, groups=path["groups"], harm=path["harm"])
             claims += certify.floors(rebuilt, self.plan, old["lower-bound"].data)
         return claims
+
+    def _ratio(self, bench: Workbench, old: Claim) -> Claim:
+        """The submodularity ratio, from the data anew."""
+        method = METHODS[self.plan.method]
+        if method.ratios is None:
+            raise StoreError(f"method {method.name!r} states no submodularity ratio, the certificate does")
+        settings = read(method.config, dict(self.plan.config), what="plan.json config")
+        found = method.ratios(bench, self.plan, settings)
+        claim = certify.submodularity(found, old.data)[0]
+        gap = abs(claim.value - old.value)
+        return replace(claim, passed=gap <= REPEATED, tolerance=old.value, how=f"{claim.how}; within {REPEATED:g}")

@@ -143,7 +143,9 @@ def prune(
     plan = outcome.plan
 
     def judged() -> dict[str, Any]:
-        return judge(bench, found, plan, wide, small, example, limits, triples, eval_data)
+        return judge(
+            bench, found, plan, wide, small, example, limits, triples, eval_data, outcome.notes
+        )
 
     facts = out.once("facts", judged) if out is not None else judged()
     record = _record(bench, found, plan, model, made, facts)
@@ -231,7 +233,8 @@ def _with_batch_norm(bench: Workbench, outcome: Outcome, triples: Any) -> Outcom
     if not reestimate_batch_norm(wide, triples.source):
         return outcome
     state = dict(wide.named_buffers())
-    return Outcome(outcome.plan, {**outcome.weights, **{n: state[n].detach().clone() for n in names}})
+    fresh = {n: state[n].detach().clone() for n in names}
+    return replace(outcome, weights={**outcome.weights, **fresh})
 
 
 def _record(

@@ -1,7 +1,7 @@
 """From calibration data to least-squares problems: moments, how far to trust them, and where solutions are written.
 
 With few rows per column a plain refit learns the calibration images by heart. Rows are therefore added that pull towards
-the original weights, as many as make the solution of one half of the data best on the other half.
+the original weights, as many as make the solution of one most of the data best on the rest.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from sprig.core.types import Consumer, Group
 from sprig.core.workbench import Workbench
 from sprig.methods.greedy.problem import ConsumerProblem, solve
 
-RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
+RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 AMPLE = 1000.0  # rows per column beyond which a small ridge needs no judging
 
 
@@ -87,7 +87,7 @@ def anchored(moments: Moments, ridge: float, weight: Tensor) -> Moments:
 def judged_ridge(
     a: Moments, b: Moments, weight: Tensor, keep: Tensor, *, metric: Tensor | None = None
 ) -> float:
-    """The ridge whose solution on half `a` of the data loses least on the other half, with the columns `keep`."""
+    """The ridge whose solution on part `a` of the data loses least on the rest, with the columns `keep`."""
     if a.count > AMPLE * len(keep) or not b.count:
         return RIDGES[0]
     w = weight.detach().flatten(1).to(a.second)

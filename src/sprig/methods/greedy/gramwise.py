@@ -1,8 +1,8 @@
 """`reweight`, `uniform`, `linesearch`: forward selection where a kept unit gets one factor and nothing else moves.
 
-What the three share: moments of the consumers' inputs become one quadratic per group (gram.py), a rule walks it, and the
-factors alpha are folded into the consumers' weight columns; a bias, or the batch norm behind, takes up the change of
-the mean. It is local imitation: the target is the original output on the original inputs.
+What the three share: moments of the consumers' inputs become one quadratic per group (gram.py), a rule walks it, and
+the factors alpha are folded into the consumers' weight columns; a bias, or the batch norm behind, takes up the change
+of the mean. It is local imitation: the target is the original output on the original inputs.
 
 Only the *set* that a plan keeps is data; the factors are worked out again from it, so that a plan that was read from a
 file, or made by hand, gives the same bits.
@@ -11,7 +11,7 @@ file, or made by hand, gives the same bits.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -24,9 +24,9 @@ from sprig.core.sensitivity import Trial, interpolate, measure
 from sprig.core.stats import Moments
 from sprig.core.types import Group, GroupPath, Outcome
 from sprig.core.workbench import Workbench
+from sprig.methods.greedy.evidence import centred, problems, unit_columns
 from sprig.methods.greedy.gram import AlphaPath, Gram, gram
 from sprig.methods.greedy.linesearch import linesearch
-from sprig.methods.greedy.evidence import centred, problems, unit_columns
 from sprig.methods.greedy.reweight import reweight
 from sprig.methods.greedy.uniform import uniform
 
@@ -79,7 +79,7 @@ class LinesearchConfig:
     trial_work: float = 6e11
 
 
-Config = ReweightConfig | UniformConfig | LinesearchConfig
+Config: TypeAlias = ReweightConfig | UniformConfig | LinesearchConfig
 
 
 def name_of(config: Config) -> str:
@@ -184,8 +184,8 @@ def folded(
 ) -> dict[str, Tensor]:
     """Consumers' tensors, in the original shapes, with the units of some groups scaled.
 
-    alphas: by group index. A consumer of several groups has each column scaled by its own group's factor. Where a bias or
-    a batch norm's mean is shared by several calls, the mean of their corrections is taken.
+    alphas: by group index. A consumer of several groups has each column scaled by its own group's factor. Where a
+    bias or a batch norm's mean is shared by several calls, the mean of their corrections is taken.
     """
     out: dict[str, Tensor] = {}
     lost: dict[str, list[Tensor]] = defaultdict(list)

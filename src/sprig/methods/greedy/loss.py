@@ -1,7 +1,7 @@
 """`loss`: greedy forward selection on the whole network's loss, layer by layer from input to output.
 
-Ye, Gong, Nie, Zhou, Klivans, Liu, "Good Subnetworks Provably Exist" (ICML 2020). Letters (see netloss.py): C units in the
-group, a the gates on the simplex, n picks so far, e_i the i-th corner. A step, over candidates i:
+Ye, Gong, Nie, Zhou, Klivans, Liu, "Good Subnetworks Provably Exist" (ICML 2020). Letters (see netloss.py): C units in
+the group, a the gates on the simplex, n picks so far, e_i the i-th corner. A step, over candidates i:
 
     i = argmin L(a (1 - 1/(n+1)) + e_i / (n+1)),   unit i's channels entering the consumers times C a_i.
 
@@ -26,9 +26,7 @@ from sprig.core.workbench import Workbench
 from sprig.methods.greedy.netloss import Gates, NetLoss, Score, in_order
 
 ROUNDS = 4  # picks per unit with replacement, after which only new units may enter
-MEASURED = (
-    32  # sizes of a group at which harm is measured, at most; between them it is interpolated
-)
+MEASURED = 32  # sizes of a group at which harm is measured, at most; straight lines between
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,13 @@ class LossConfig:
 
     candidates: units tried per step, drawn at random (None: all). prescreen: of these, how many of the steepest descent
     are evaluated exactly (None: all). batch: samples that candidates are judged on; fresh: others at every step.
-    replacement: units may be picked again, which gives unequal weights (the published theory; the released code does not).
+    replacement: units may be picked again, which gives unequal weights (the published theory; its code does not).
     objective: "labels" (cross-entropy) or "imitation" of the dense network's output, which needs no labels.
     tolerance: None for budgets; else a group is done when `measure` is within this share of what it was just
-    before the group (imitation has no such scale: a loss may then rise by so much). check: samples that this, and harm, is
-    measured on. samples: calibration samples used in all. full_path: measure every pick, see `search`; else picks stop
-    being measured where the loss has come back up to `settled`. reselect: see `realise`. cache: run only the layers
-    behind the group.
+    before the group (imitation has no such scale: a loss may then rise by so much). check: samples that this, and
+    harm, is measured on. samples: calibration samples used in all. full_path: measure every pick, see `search`; else
+    picks stop being measured where the loss has come back up to `settled`. reselect: see `realise`. cache: run only
+    the layers behind the group.
     """
 
     candidates: int | None = 50
@@ -281,7 +279,7 @@ def _grow(
 ) -> tuple[list[int], Step]:
     """Pick until `want` distinct units are in, or without `want` until the tolerance is met.
 
-    Departure: the tolerance is tested at every pick, on the check samples. The released code tests the mini-batch first.
+    Departure: the tolerance is tested at every pick, on the check samples. The released code tests the batch first.
     """
     config = selector.config
     share = config.tolerance or 0.0
@@ -300,8 +298,7 @@ def _grow(
             points[len(order)] = now.loss - before.loss
         if selector.within(now, before, share, config.measure):
             break
-    if last is None:
-        raise InputError(f"{group.name}: no unit is left to pick")
+    assert last is not None  # a group has at least one unit to pick
     return order, last
 
 

@@ -83,10 +83,11 @@ def first_reader(bench: Workbench, group: Group) -> int:
     """Number of the first node that reads one of the weights that the group's gates scale."""
     names = {bench.graph.consumers[i].weight for i in group.consumers}
     tensor_of = bench.replay.tensor_of
-    for i, node in enumerate(bench.replay.nodes):
-        if any(tensor_of.get(used) in names for used in node.all_input_nodes):
-            return i
-    raise InputError(f"{group.name}: no layer reads it")
+    return next(
+        i
+        for i, node in enumerate(bench.replay.nodes)
+        if any(tensor_of.get(used) in names for used in node.all_input_nodes)
+    )
 
 
 def in_order(bench: Workbench, groups: Sequence[Group]) -> list[Group]:

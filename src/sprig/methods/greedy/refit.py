@@ -5,7 +5,7 @@ data-flow order; each consumer is solved anew so that on the *pruned* inputs it 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,11 +16,13 @@ from sprig.core.sensitivity import Trial, interpolate, measure
 from sprig.core.stats import Moments
 from sprig.core.types import Group, GroupPath, Outcome
 from sprig.core.workbench import Workbench
-from sprig.methods.greedy.bounds import floor
+from sprig.methods.greedy.bounds import floor, submodularity_ratio
 from sprig.methods.greedy.evidence import Evidence, evidence, problems, write
 from sprig.methods.greedy.problem import solve
 from sprig.methods.greedy.pursuit import path as pursue
 from sprig.methods.greedy.sequential import Sequential
+
+RATIO_COLUMNS = 1200  # consumers wider than this are left out of the submodularity ratios
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class RefitConfig:
     trials: fractions of each group whose harm to the output is measured; trial_work: multiply-adds spent on that.
     reselect: pick anew on the inputs as they are after pruning, where a group has one consumer.
     sequential_rows: rows of data per consumer in the final pass. streams: a branch that is added to a stream also makes
-    up for what the stream has lost.
+    up for what the stream has lost. ratio_pairs: sets drawn per group for the submodularity ratio; 0: none.
     """
 
     ridge: float | None = None
@@ -43,14 +45,13 @@ class RefitConfig:
     reselect: bool = True
     sequential_rows: int = 60000
     streams: bool = True
+    ratio_pairs: int = 64
 
 
 def search(bench: Workbench, config: RefitConfig) -> Path:
     """Order, error and harm of every group at every size."""
     groups = bench.graph.prunable
-    known = evidence(
-        bench, ridge=config.ridge, per_column=config.rows_per_column, least=config.least_rows
-    )
+    known = evidence_of(bench, config)
     found: dict[str, GroupPath] = {}
     for done, group in enumerate(groups):
         bench.progress("pursuit", done, len(groups))
@@ -60,6 +61,17 @@ def search(bench: Workbench, config: RefitConfig) -> Path:
     return Path(
         graph=bench.graph, groups=found, harm=harm, method="refit", config=dict(config.__dict__), seed=bench.seed
     )
+
+
+def evidence_of(bench: Workbench, config: RefitConfig) -> Evidence:
+    """The moments, collected once per workbench."""
+    key = f"evidence {config.ridge} {config.rows_per_column} {config.least_rows}"
+    if key not in bench.scratch:
+        bench.scratch[key] = evidence(
+            bench, ridge=config.ridge, per_column=config.rows_per_column, least=config.least_rows
+        )
+    found: Evidence = bench.scratch[key]
+    return found
 
 
 def group_path(bench: Workbench, group: Group, moments: Mapping[str, Moments]) -> GroupPath:
@@ -127,9 +139,9 @@ def refitted(
 
 
 def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
-    """Weights for a plan, in the original shapes."""
+    """Weights for a plan, in the original shapes; with the submodularity ratio of every returned set."""
     with torch.no_grad():
-        return Sequential(
+        outcome = Sequential(
             bench,
             plan,
             ridge=config.ridge,
@@ -137,3 +149,23 @@ def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
             reselect=config.reselect,
             streams=config.streams,
         ).run()
+        notes = {"submodularity": ratios(bench, outcome.plan, config)} if config.ratio_pairs else {}
+    bench.scratch.clear()  # the moments are large
+    return replace(outcome, notes=notes)
+
+
+def ratios(bench: Workbench, plan: Plan, config: RefitConfig) -> dict[str, dict[str, float]]:
+    """min over sets of (sum of single gains) / (joint gain), from the picks of the plan; sampled where it is large."""
+    out = {}
+    generator = bench.generator(3)
+    for group in bench.graph.prunable:
+        kept = plan.keep.get(group.name, ())
+        columns = max(len(bench.graph.consumers[i].axis) * bench.graph.consumers[i].block for i in group.consumers)
+        if len(kept) in (0, group.size) or columns > RATIO_COLUMNS:
+            continue
+        found = problems(bench, group, evidence_of(bench, config).whole)
+        ratio = submodularity_ratio(
+            found, kept, size=group.size, ridge=0.0, most=config.ratio_pairs, generator=generator
+        )
+        out[group.name] = {"ratio": ratio.value, "exact": float(ratio.exact), "pairs": float(ratio.pairs)}
+    return out

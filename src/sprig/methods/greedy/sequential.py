@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from sprig.core.collect import consumer_rows, live_rows
+from sprig.core.collect import consumer_rows, judges, live_rows
 from sprig.core.path import with_cost
 from sprig.core.plan import Plan
 from sprig.core.replay import Live, Replay
@@ -185,7 +185,7 @@ class Sequential:
                 self.masks[index] = mask
 
     def moments(self, consumer: Consumer) -> tuple[Moments, Moments]:
-        """Pruned inputs against original outputs, even and odd chunks."""
+        """Pruned inputs against original outputs, the chunks that judge last."""
         bench, replay = self.bench, self.bench.replay
         at = replay.index[consumer.node]
         old = bench.weights[consumer.weight]
@@ -212,5 +212,5 @@ class Sequential:
                 total = targets_at(seen[end][:keep], where, consumer.kind)
                 other = targets_at(self.pruned[j].values[seam.other][:keep], where, consumer.kind)
                 y = seam.before_norm(y, total - other, bench.weights)
-            sums[j % 2].add(rows, y)
+            sums[int(judges(j))].add(rows, y)
         return sums[0].moments(), sums[1].moments()
