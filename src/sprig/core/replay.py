@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from sprig.core.batches import Triple, count
 from sprig.core.capture import batch_size, capture
-from sprig.core.errors import TraceError
+from sprig.core.errors import InputError, TraceError
 from sprig.core.graph import canonical_names
 from sprig.core.tracing import distance
 
@@ -50,7 +50,7 @@ class Replay:
         kwargs = kwargs or {}
         self.batch = batch_size(args, kwargs)
         self.program = capture(model, args, kwargs)
-        self.nodes = [n for n in self.program.graph.nodes]
+        self.nodes = list(self.program.graph.nodes)
         self.index = {n.name: i for i, n in enumerate(self.nodes)}
         canonical = canonical_names(model)
         signature = self.program.graph_signature
@@ -61,10 +61,9 @@ class Replay:
             for n in self.nodes
             if n.name in signature.inputs_to_lifted_tensor_constants
         }
-        for name, buffer in self.program.constants.items():  # buffers outside the state dict live here
-            self._stash = getattr(self, "_stash", {})
-            self._stash[name] = buffer
-        self.inputs = [n for n in self.nodes if n.op == "placeholder" and n.name in signature.user_inputs]
+        known = {*self.tensor_of, *self.constants}
+        self.inputs = [n for n in self.nodes if n.op == "placeholder" and n not in known]
+        self.keywords = list(kwargs)
         self.plain = {n: _plain(n) for n in self.nodes if n.op == "call_function"}
         self.dies = self._last_uses()
         self.count = Count()
@@ -72,7 +71,10 @@ class Replay:
 
     # ---- running -----------------------------------------------------------------------------
     def start(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, rows: int | None = None) -> Live:
-        leaves = pytree.tree_leaves((args, dict(kwargs or {})))
+        named = dict(kwargs or {})
+        if set(named) != set(self.keywords):
+            raise InputError(f"a batch names the inputs {sorted(named)}, expected {sorted(self.keywords)}")
+        leaves = pytree.tree_leaves((args, {k: named[k] for k in self.keywords}))
         values = dict(zip(self.inputs, leaves, strict=True))
         return Live(0, values, self.batch if rows is None else rows)
 
@@ -95,8 +97,11 @@ class Replay:
             node = self.nodes[i]
             if node.op != "call_function":
                 continue
-            inputs = fx.node.map_arg((node.args, node.kwargs), lambda n: self._read(n, values, weights))
             target = self.plain[node]
+            if target is not node.target and (target is None or _shares(node.args[0], values)):
+                target = node.target
+                self._set_apart(node.args[0], values, weights)
+            inputs = fx.node.map_arg((node.args, node.kwargs), lambda n: self._read(n, values, weights))
             result = target(*inputs[0], **inputs[1])
             if _contracts(node):
                 self.count.layers += 1
@@ -113,7 +118,8 @@ class Replay:
         """Run to the end; the floating outputs, cut to the rows that count."""
         live = self.advance(live, weights, len(self.nodes), grad=grad)
         output = self.nodes[-1]
-        leaves = [self._read(n, live.values, weights) for n in output.all_input_nodes]
+        given = [n for n in pytree.tree_leaves(output.args[0]) if isinstance(n, fx.Node)]
+        leaves = [self._read(n, live.values, weights) for n in given]  # one may be given back twice
         return [
             t[: live.rows] if t.dim() and t.shape[0] == self.batch else t
             for t in leaves
@@ -125,8 +131,21 @@ class Replay:
             return values[node]
         if node in self.tensor_of:
             name = self.tensor_of[node]
-            return weights[name] if name in weights else self._stash[name]
+            return weights[name] if name in weights else self.program.constants[name]
         return self.constants[node]
+
+    def _set_apart(self, node: fx.Node, values: dict[fx.Node, Any], weights: Mapping[str, Tensor]) -> None:
+        """Give a value and the views of it memory of their own, so that they can be written to."""
+        family = {node: self._read(node, values, weights), **_relatives(node, values)}
+        base = max(family.values(), key=Tensor.numel)
+        fresh, start = base.clone(), base.storage_offset()
+        whole = base.numel() and fresh.stride() == base.stride()
+        for member, value in family.items():
+            offset = value.storage_offset() - start
+            if whole and offset >= 0 and offset + _extent(value) <= _extent(base):
+                values[member] = fresh.as_strided(value.shape, value.stride(), offset)
+            elif member is node:
+                values[member] = value.clone()
 
     def _last_uses(self) -> list[list[fx.Node]]:
         last: dict[fx.Node, int] = {}
@@ -146,7 +165,7 @@ class Replay:
         with torch.no_grad():
             expected = twin(*copy.deepcopy(args), **copy.deepcopy(dict(kwargs)))
         found = self.finish(self.start(args, kwargs), state_of(model))
-        gap = distance([t for t in pytree.tree_leaves(found)], expected)
+        gap = distance(found, expected)
         if not gap <= 1e-3:
             raise TraceError(
                 f"the exported program gives other outputs than the module (relative difference {gap:.2g}); "
@@ -167,7 +186,7 @@ def _contracts(node: fx.Node) -> bool:
 
 
 def _plain(node: fx.Node) -> Any:
-    """The operation that leaves its arguments alone."""
+    """The operation that leaves its arguments alone; None if an in-place one has no such twin."""
     target: Any = node.target
     name = str(target)
     if not name.startswith("aten."):
@@ -175,8 +194,26 @@ def _plain(node: fx.Node) -> Any:
     _, packet, overload = name.split(".")
     if not packet.endswith("_") or packet.startswith("_"):
         return target
-    twin = getattr(torch.ops.aten, packet[:-1], None)
-    return getattr(twin, overload, target) if twin is not None else target
+    return getattr(getattr(torch.ops.aten, packet[:-1], None), overload, None)
+
+
+def _relatives(node: fx.Node, values: Mapping[fx.Node, Any]) -> dict[fx.Node, Tensor]:
+    """Other live values in the same memory."""
+    own = values.get(node)
+    if not isinstance(own, Tensor) or not own.numel():
+        return {}
+    place = own.untyped_storage().data_ptr()
+    others = ((n, v) for n, v in values.items() if n is not node and isinstance(v, Tensor) and v.numel())
+    return {n: v for n, v in others if v.untyped_storage().data_ptr() == place}
+
+
+def _shares(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
+    return bool(_relatives(node, values))
+
+
+def _extent(value: Tensor) -> int:
+    """How far a tensor reaches in its memory."""
+    return 1 + sum((n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True)) if value.numel() else 0
 
 
 @dataclass(frozen=True)
@@ -192,7 +229,11 @@ class Chunk:
 def chunks(triples: Iterable[Triple], size: int) -> list[Chunk]:
     """Recut batches to one size. The last one is filled up with samples from the start, which do not count."""
     found = list(triples)
-    flat = [pytree.tree_flatten((args, kwargs)) for args, kwargs, _ in found]
+    names = list(found[0][1])
+    for _, kwargs, _ in found:
+        if set(kwargs) != set(names):
+            raise InputError(f"a batch names the inputs {sorted(kwargs)}, the first one {sorted(names)}")
+    flat = [pytree.tree_flatten((args, {k: kwargs[k] for k in names})) for args, kwargs, _ in found]
     counts = [count(t) for t in found]
     total, spec = sum(counts), flat[0][1]
     columns = []

@@ -1,0 +1,108 @@
+"""Tiny networks, one per topology, and what tracing must find in each: the literal table TOYS.
+
+Each takes milliseconds. `prunable` names the groups that may be pruned, `says` a part of the reason why others may
+not; a network that cannot be captured at all has `error`, a part of the message. Write a new row of the op table
+together with a toy that needs it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sprig.testing import blocks, hard
+
+
+@dataclass(frozen=True)
+class Toy:
+    """One network, an input for it, and what must be found."""
+
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]  # of the one input
+    prunable: tuple[str, ...] = ()
+    says: str | None = None  # in the reason of at least one group
+    error: str | None = None  # in the message of the TraceError
+
+    def example(self, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Inputs of the right shape; whole numbers where the network looks something up."""
+        if getattr(self.make, "lookup", False):
+            return (torch.randint(0, 11, self.shape, generator=generator),)
+        return (torch.randn(self.shape, generator=generator),)
+
+
+IMAGE = (3, 3, 8, 8)
+
+TOYS: dict[str, Toy] = {
+    # ---- plain
+    "chain": Toy(blocks.chain, IMAGE, ("0", "3")),
+    "mlp": Toy(blocks.mlp, (5, 6), ("0", "2")),
+    "flatten": Toy(blocks.flatten, IMAGE, ("0",)),
+    "conv1d": Toy(blocks.conv1d, (3, 2, 12), ("0", "2")),
+    "conv3d": Toy(blocks.conv3d, (2, 2, 4, 5, 6), ("0", "3")),
+    "prelu": Toy(blocks.prelu, IMAGE, ("0",)),
+    "group_norm": Toy(blocks.group_norm, IMAGE, ("0",)),
+    "layer_norm": Toy(blocks.LayerNormStream, (2, 5, 6), ("up",), says="normalised over the channels"),
+    "instance_norm": Toy(blocks.instance_norm, IMAGE, ("0",)),
+    # ---- streams and branches
+    "residual": Toy(blocks.Residual, IMAGE, ("stem", "first", "third")),
+    "bottleneck": Toy(blocks.Bottleneck, IMAGE, ("stem", "down", "middle")),
+    "projection": Toy(blocks.Projection, IMAGE, ("stem", "first", "second")),
+    "dense": Toy(blocks.Dense, IMAGE, ("stem", "first", "second")),
+    "inception": Toy(blocks.Inception, IMAGE, ("stem", "one", "reduce", "three", "pooled")),
+    "squeeze_excite": Toy(blocks.SqueezeExcite, IMAGE, ("widen", "squeeze", "narrow")),
+    "resnext": Toy(blocks.ResNeXt, IMAGE, ("stem", "down")),
+    "shuffle": Toy(blocks.Shuffle, IMAGE, ("stem", "a")),
+    "shuffle_thrice": Toy(blocks.shuffle_thrice, IMAGE, ("a",), says="only leave together"),
+    "shared": Toy(blocks.Shared, IMAGE, ("stem",)),
+    "tied": Toy(blocks.Tied, (4, 6), ("enter", "first")),
+    "tied_decoder": Toy(blocks.TiedDecoder, (4, 6), (), says="also used whole"),
+    "auxiliary": Toy(blocks.Auxiliary, IMAGE, ("stem", "body")),
+    # ---- parameters outside of layers
+    "layer_scale": Toy(blocks.LayerScale, IMAGE, ("stem", "up")),
+    "position": Toy(blocks.Position, (2, 3, 4, 4), ("stem", "up")),
+    "attention": Toy(blocks.Attention, (2, 5, 8), ("up",), says="matrix product"),
+    "words": Toy(blocks.words, (3, 7), ("words", "up")),
+    "clip": Toy(blocks.Clip, IMAGE, ("conv",)),
+    # ---- values that travel through views, orders and halves
+    "swapped": Toy(hard.Swapped, IMAGE, ("a",)),
+    "halves": Toy(hard.Halves, IMAGE, ("stem",)),
+    "gate": Toy(hard.Gate, IMAGE, ("stem", "mask")),
+    "channels_last": Toy(hard.ChannelsLast, IMAGE, ("stem", "up")),
+    "folded_batch": Toy(hard.FoldedBatch, IMAGE, ("stem",)),
+    "added_branches": Toy(hard.AddedBranches, IMAGE, (), says="only a part of its channels"),
+    "zero_branch": Toy(hard.ZeroBranch, IMAGE, (), says="computes something else"),
+    "in_place": Toy(hard.InPlace, IMAGE, ("stem",)),
+    "dictionary": Toy(hard.Dictionary, IMAGE, ("stem",)),
+    # ---- refused, with the reason
+    "transposed": Toy(hard.Transposed, IMAGE, ("last",), says="matrix product"),
+    "hard_view": Toy(hard.HardView, IMAGE, ("narrow",), says="does not follow a smaller width"),
+    "fixed_slice": Toy(hard.FixedSlice, IMAGE, ("last",), says="fixed range"),
+    "pooled_channels": Toy(hard.PooledChannels, (2, 6, 8), (), says="pooled"),
+    "spread": Toy(hard.Spread, IMAGE, (), says="reduced over the channels"),
+    "unknown": Toy(hard.Unknown, IMAGE, ("last",), says="no row for this operation (cumsum in mixer; testing/hard.py:"),
+    "control_flow": Toy(hard.ControlFlow, IMAGE, error="hard.py"),
+}
+
+
+def make(name: str, *, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A toy with seeded weights, and an example input.
+
+    >>> net, example = make("chain")
+    >>> net(*example).shape
+    torch.Size([3, 5])
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # layers draw their first weights from the global generator
+        net = TOYS[name].make()
+    return net, TOYS[name].example(torch.Generator().manual_seed(seed))
+
+
+def names(**wanted: Any) -> list[str]:
+    """Toys of which each given field is (True) or is not (False) set.
+
+    >>> names(error=True)
+    ['control_flow']
+    """
+    return [n for n, toy in TOYS.items() if all(bool(getattr(toy, k)) is v for k, v in wanted.items())]
