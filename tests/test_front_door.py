@@ -1,6 +1,7 @@
 """The front door: every name is there, comes from where the type checker thinks, and costs no torch."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,10 @@ def test_importing_the_front_door_does_not_import_torch() -> None:
         f"import sys; sys.path.insert(0, {root!r}); import sprig; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_star_gives_all_names_and_each_is_the_one_of_its_module() -> None:
+    space: dict[str, object] = {}
+    exec("from sprig import *", space)
+    for name, home in sprig._HOME.items():
+        assert space[name] is getattr(importlib.import_module(home), name)

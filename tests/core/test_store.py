@@ -510,7 +510,7 @@ def test_killed_at_any_moment_the_same_bits_come_out(tmp_path: Path) -> None:
     whole = start("whole").communicate()[0].splitlines()[-1]
     assert whole.startswith("done")
     kills = 0
-    for stop_after, delay in enumerate([0.0, 0.001, 0.003, 0.006]):
+    for stop_after, delay in enumerate([0.0, 0.004]):
         process = start("torn")
         assert process.stdout is not None
         for _ in range(1 + stop_after % 2):

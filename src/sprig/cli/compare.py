@@ -59,14 +59,14 @@ def run(
 def measured(record: "RunRecord", folder: str, data: str, fold: str | None) -> "RunRecord":
     """The record with its quality measured on `data` in place of what the run measured."""
     from sprig.cli.options import DataOptions
-    from sprig.cli.quality import quality
     from sprig.cli.session import load_data, reopen
+    from sprig.workflow import quality
 
     run = reopen(folder)
     dense, result = run.dense(), run.result()
     options = DataOptions(data=data, fold=fold, batch_size=run.data.batch_size)
     batches = load_data(options, dense.image, split="test", seed=run.seed)
-    before = quality(dense.model, dense.model, batches)
+    before = quality(dense.model, None, batches)
     after = quality(result.model, dense.model, batches)
     return replace(
         record,

@@ -1,13 +1,17 @@
 """What a verb says: tables and one JSON object on stdout, progress on stderr, nothing twice."""
 
+import io
+import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sprig.core.errors import SprigError
 
 QUIET = 2.0  # seconds of work that need no bar
 
@@ -38,19 +42,47 @@ class Screen:
 
     @contextmanager
     def bars(self) -> Iterator["Bars"]:
-        """Progress bars on stderr; silent when that is not a terminal."""
-        bars = Bars(self.err)
+        """Progress bars on stderr; silent when that is not a terminal.
+
+        What libraries print there meanwhile comes afterwards, or not at all when the work ended in an
+        error of ours, which says it in one line.
+        """
+        bars = Bars(Console(file=sys.stderr, highlight=False))
+        noise = io.StringIO()
         try:
-            yield bars
+            with redirect_stderr(noise), calm("torch"):
+                yield bars
+        except SprigError:
+            noise = io.StringIO()
+            raise
         finally:
             bars.close()
+            sys.stderr.write(noise.getvalue())
+
+
+@contextmanager
+def calm(name: str) -> Iterator[None]:
+    """Only errors from the loggers of one library; their levels come back."""
+    own = [
+        log
+        for key, log in logging.root.manager.loggerDict.items()
+        if isinstance(log, logging.Logger) and (key == name or key.startswith(f"{name}."))
+    ]
+    levels = [log.level for log in own]
+    for log in own:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for log, level in zip(own, levels, strict=True):
+            log.setLevel(level)
 
 
 class Bars:
     """Called with a stage's name, what is done and what there is to do; draws after two seconds."""
 
     def __init__(self, console: Console) -> None:
-        self.live = sys.stderr.isatty()
+        self.live = console.is_terminal
         self.began = time.monotonic()
         self.tasks: dict[str, Any] = {}
         self.progress = Progress(

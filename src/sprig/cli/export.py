@@ -100,7 +100,6 @@ def write_onnx(model: "nn.Module", example: tuple[Any, ...], path: Path) -> bool
     """ONNX by way of the exported program; True when it takes any batch size."""
     import contextlib
     import io
-    import logging
     import warnings
 
     import torch
@@ -112,15 +111,9 @@ def write_onnx(model: "nn.Module", example: tuple[Any, ...], path: Path) -> bool
     except ImportError as error:
         raise InputError("ONNX export needs: pip install torch-sprig[onnx]") from error
     program, dynamic = captured(model, example)
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # the exporter speaks of its own internals
-            made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
-    finally:
-        log.setLevel(level)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the exporter speaks of its own internals
+        made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
     assert made is not None
     made.save(str(path))
     return dynamic

@@ -41,6 +41,7 @@ def run(
     from sprig.core.store import PLAN, RunFolder, load_record
     from sprig.core.tracing import trace
     from sprig.training import finetune
+    from sprig.workflow.recheck import SHAPES
 
     screen = Screen(json=common.json)
     opened = reopen(source)
@@ -96,6 +97,7 @@ def run(
             after=measure(trained.model, dense, graph, held_out),
             log=(*old.log, *({"kind": "epoch", **row} for row in trained.history)),
         )
-        if old.plan is not None:
-            folder.put_text(PLAN, old.plan.to_json() + "\n")
+        if opened.cut:  # what `load` needs to build the small network again
+            for name in (PLAN, SHAPES):
+                folder.put_text(name, opened.folder.get_text(name))
     conclude(screen, folder, record, trained.model, report=out.report)

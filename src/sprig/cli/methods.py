@@ -1,6 +1,6 @@
 """The methods that `sprig prune --method` knows, with their settings."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,7 +25,7 @@ def run(
     if name is not None and name not in METHODS:
         raise InputError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
     chosen = {name: METHODS[name]} if name is not None else dict(METHODS)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for key, method in chosen.items():
         knobs = [
             {"name": f.name, "default": plain(f.default), "help": help}

@@ -9,8 +9,11 @@ from sprig.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from torch import nn
 
+    from sprig.cli.session import Reopened
     from sprig.core.types import Certificate
+    from sprig.data import Batches
 
 
 def run(
@@ -44,6 +47,8 @@ def run(
         certificate = verify(
             opened.folder.path, start.model, data=data, eval_data=held_out, progress=bars
         )
+        if any(claim.name == "dense" and not claim.passed for claim in certificate.claims):
+            _refuse_another_model(opened, start.model, data)
     screen.say(claims_table(certificate))
     failed = [claim.name for claim in certificate.claims if not claim.passed]
     total = len(certificate.claims)
@@ -54,6 +59,16 @@ def run(
     screen.give({"passed": not failed, "failed": failed, "certificate": certificate})
     if failed:
         raise typer.Exit(1)
+
+
+def _refuse_another_model(opened: "Reopened", model: "nn.Module", data: "Batches") -> None:
+    """Other weights are a claim that fails; a plan that does not even fit the model is bad input."""
+    from sprig.cli.session import example_of
+    from sprig.core.plan import Plan
+    from sprig.core.store import PLAN
+    from sprig.core.tracing import trace
+
+    Plan.from_json(opened.folder.get_text(PLAN)).check(trace(model, example_of(data)))
 
 
 def claims_table(certificate: "Certificate") -> "Table":

@@ -57,7 +57,7 @@ def build(
             raise InputError(_unknown(spec, name, list(REFERENCE)))
         model = _call(REFERENCE[name], given, spec)
     else:
-        model = _call(find_function(spec), given, spec)
+        model = _call(_own_function(spec), given, spec)
     if not isinstance(model, nn.Module):
         raise InputError(f"{spec} gave a {type(model).__name__}, expected a torch.nn.Module")
     if weights is not None:
@@ -90,6 +90,18 @@ def image_spec(model: nn.Module, spec: str, *, weights: str | Path | None = None
     package = str(weights).removeprefix("package:") if str(weights).startswith("package:") else ""
     own = PACKAGE_IMAGES.get(package.lower().replace("_", "-"), ImageSpec())
     return own.fill(stated)
+
+
+def _own_function(spec: str) -> Any:
+    try:
+        return find_function(spec)
+    except InputError as error:
+        kind = spec.partition(":")[0]
+        if kind.endswith(".py") or "." in kind or "has no" in str(error):
+            raise
+        raise InputError(
+            f"unknown model {spec!r}; known are {', '.join(KNOWN)} ({error})"
+        ) from error
 
 
 def _split(spec: str) -> tuple[str, str]:
