@@ -15,6 +15,7 @@ from sprig.core.errors import InputError
 from sprig.core.types import Budget, Graph
 
 FIELDS = ("macs", "params", "bytes")
+EXPECTED = "give a fraction in (0, 1] or an absolute number"
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ def targets(budget: Budget, graph: Graph) -> dict[str, float]:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
-            raise InputError(f"budget {unit}={value!r} is not a number; give a fraction in (0, 1] or an absolute number")
+            raise InputError(f"budget {unit}={value!r} is not a number; {EXPECTED}")
         if value <= 0:
-            raise InputError(f"budget {unit}={value} is not positive; give a fraction in (0, 1] or an absolute number")
+            raise InputError(f"budget {unit}={value} is not positive; {EXPECTED}")
         if 1 < value < 100:
             raise InputError(
                 f"budget {unit}={value}: fractions lie in (0, 1], absolute numbers are far larger "
@@ -112,8 +113,8 @@ class Allocator:
             low, dense = self.models[unit](least), self.models[unit](self.full)
             if limit < low:
                 raise InputError(
-                    f"budget {unit}={limit:,.0f} ({limit / dense:.1%} of the dense network) is below what is reachable: "
-                    f"with one step left in every group it is {low:,.0f} ({low / dense:.1%})"
+                    f"budget {unit}={limit:,.0f} ({limit / dense:.1%} of the dense network) is below "
+                    f"what is reachable: with one step left in every group it is {low:,.0f} ({low / dense:.1%})"
                 )
 
     def _over(self, kept: np.ndarray, limits: Mapping[str, float]) -> dict[str, float]:

@@ -25,13 +25,16 @@ def harm(dense: Sequence[Tensor], changed: Sequence[Tensor], *, scores: bool) ->
         p = dense[0].double().log_softmax(-1)
         q = changed[0].double().log_softmax(-1)
         return (p.exp() * (p - q)).sum(-1).clamp_min(0)
-    lost = power = None
+    lost, power = None, 0
+    samples = max((len(a) for a in dense if a.dim()), default=0)
     for a, b in zip(dense, changed, strict=True):
-        a, b = a.double().flatten(1), b.double().flatten(1)
+        if not a.dim() or len(a) != samples:  # e.g. a loss beside the scores: not one row per sample
+            continue
+        a, b = a.double().reshape(samples, -1), b.double().reshape(samples, -1)
         spread = float((a - a.mean(0)).square().sum(1).mean()) or float(a.square().sum(1).mean()) or 1.0
         here = (a - b).square().sum(1) / spread
         lost = here if lost is None else lost + here
-        power = 1 if power is None else power + 1
+        power += 1
     if lost is None:
         return torch.zeros(0, dtype=torch.float64)
-    return lost / (power or 1)
+    return lost / power

@@ -55,9 +55,15 @@ class Path:
         if budget.latency_ms is not None or budget.latency is not None:
             raise InputError("latency budgets are not available yet; give macs=, params= or bytes=")
         limits = targets(budget, self.graph)
-        if self.harm:
-            return self.plan(self.allocator.sizes(limits))
-        return self.plan(self.allocator.even(limits))  # nothing is known: the same fraction everywhere
+        sizes = self.allocator.sizes if self.harm else self.allocator.even  # nothing known: one fraction everywhere
+        aim = dict(limits)
+        while True:
+            plan = self.plan(sizes(aim))
+            over = {u: plan.cost[u] / limit for u, limit in limits.items() if plan.cost[u] > limit * (1 + 1e-12)}
+            if not over:
+                return plan
+            for unit, times in over.items():  # units of unlike size: the mean that was reckoned with is not these
+                aim[unit] *= 0.999 / times
 
     def own(self) -> Plan:
         """The plan at the sizes that the method chose by its own tolerance."""

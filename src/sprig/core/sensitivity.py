@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sprig.core.batches import map_tensors
 from sprig.core.collect import judges
 from sprig.core.harm import harm, looks_like_scores
-from sprig.core.replay import Live
+from sprig.core.replay import Chunk, Live, Replay
 from sprig.core.types import Group
 from sprig.core.workbench import Workbench
 
@@ -41,6 +42,7 @@ def measure(
 
     Groups are visited in data-flow order, so the prefix before each is run once per chunk and kept.
     """
+    unseen = [c for i, c in enumerate(bench.chunks) if judges(i)] or bench.chunks  # by the trial weights
     replay = bench.replay
     first: dict[int, int] = {}
     for trial in trials:
@@ -50,11 +52,13 @@ def measure(
     behind = {g: _share_behind(bench, g, at) for g, at in first.items()}
     per_sample = bench.macs * (1 + sum(behind[t.group] for t in trials)) or 1
     samples = int(np.clip(work / per_sample, least, most))
+    if samples < replay.batch:  # a large network: a replay of just so many samples
+        unseen = [_head(unseen[0], min(samples, unseen[0].rows))]
+        replay = Replay(bench.model, unseen[0].args, unseen[0].kwargs)
     lives: list[Live] = []
     dense: list[list[Tensor]] = []
     counts: list[int] = []
-    unseen = [c for i, c in enumerate(bench.chunks) if judges(i)]  # by the trial weights
-    for chunk in unseen or bench.chunks:
+    for chunk in unseen:
         if sum(counts) >= samples:
             break
         live = replay.start(chunk.args, chunk.kwargs, chunk.rows)
@@ -63,11 +67,9 @@ def measure(
         counts.append(chunk.rows)
     scores = looks_like_scores(dense[0])
     out: dict[Trial, float] = {}
-    done = 0
-    for i in order:
+    for done, i in enumerate(order):
         trial = trials[i]
         bench.progress("sensitivity", done, len(trials))
-        done += 1
         weights = {**bench.weights, **weights_for(trial)}
         total = torch.zeros((), dtype=torch.float64)
         for j in range(len(lives)):
@@ -79,10 +81,20 @@ def measure(
     return out
 
 
+def _head(chunk: Chunk, rows: int) -> Chunk:
+    """The first rows of a chunk, as a chunk of that size."""
+
+    def cut(t: Tensor) -> Tensor:
+        return t[:rows] if t.dim() and t.shape[0] >= rows else t
+
+    return Chunk(map_tensors(chunk.args, cut), map_tensors(dict(chunk.kwargs), cut), rows)
+
+
 def _share_behind(bench: Workbench, group: int, at: int) -> float:
     """Share of the MACs that lies behind a node."""
     index = bench.replay.index
-    macs = [(t.where, t.coefficient * float(np.prod([len(a) for a in t.axes]))) for t in bench.graph.terms if t.unit == "macs"]
+    terms = [t for t in bench.graph.terms if t.unit == "macs"]
+    macs = [(t.where, t.coefficient * float(np.prod([len(a) for a in t.axes]))) for t in terms]
     total = sum(m for _, m in macs) or 1.0
     return sum(m for where, m in macs if index.get(where, 0) >= at) / total
 

@@ -64,7 +64,7 @@ class Workbench:
         """Samples per chunk: what fits, evened out over the data so that little is filled up."""
         total = sum(int(_first(t).shape[0]) for t in self.triples)
         per_sample = 12 * _bytes(_first(self.triples[0])[:1])
-        fit = int(max(1, min(32, MEMORY // max(per_sample * 8, 1))))
+        fit = int(max(1, min(16, MEMORY // max(per_sample * 8, 1))))
         pieces = max(-(-total // fit), min(4, total))  # four at least: one judges the others
         return -(-total // pieces)
 

@@ -30,6 +30,7 @@ class Method:
     search: Callable[[Workbench, Any], Path]
     realise: Callable[[Workbench, Plan, Any], Outcome]
     labels: bool = False  # needs targets
+    floors: Callable[[Workbench, Path, Any], Path] | None = None  # adds lower bounds to a path
     ratios: Callable[[Workbench, Plan, Any], Any] | None = None  # submodularity of the returned sets
 
 
@@ -39,7 +40,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         for m in (
             Method("refit", "forward selection, consumers re-solved by least squares (default)",
                    refit.RefitConfig, "block orthogonal matching pursuit; El Halabi et al. 2022", refit.search, refit.realise,
-                   ratios=refit.ratios),
+                   floors=refit.floors, ratios=refit.ratios),
             Method("reweight", "forward selection, one scale per channel refitted",
                    gramwise.ReweightConfig, "orthogonal matching pursuit on channel contributions", gramwise.search, gramwise.realise),
             Method("uniform", "the paper's local imitation: equal weights, picks may repeat",

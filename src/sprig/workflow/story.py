@@ -122,6 +122,8 @@ def prune(
 
     def searched() -> dict[str, Any]:
         found = path if path is not None else chosen.search(bench, settings)
+        if chosen.floors is not None:
+            found = chosen.floors(bench, found, settings)
         return {"groups": dict(found.groups), "harm": dict(found.harm), "chosen": dict(found.chosen)}
 
     saved = out.once("search", searched) if out is not None else searched()

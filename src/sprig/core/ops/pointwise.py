@@ -70,7 +70,7 @@ def _meet(
 ) -> Labels:
     """Unite two operands. A side without labels leaves the other alone only where it is broadcast."""
     if not a.any() or not b.any():
-        kept, kept_size, bare = (b, b_size, a_size) if not a.any() else (a, a_size, b_size)
+        kept, bare = (b, a_size) if not a.any() else (a, b_size)
         varying = [d for d in range(kept.ndim) if kept.shape[d] > 1]
         if kept.any() and any(bare[d] > 1 for d in varying):
             flow.freeze(kept, node, "channels meet a tensor that cannot be cut")

@@ -15,7 +15,7 @@ from sprig.core.collect import collect
 from sprig.core.stats import Moments
 from sprig.core.types import Consumer, Group
 from sprig.core.workbench import Workbench
-from sprig.methods.greedy.problem import ConsumerProblem, solve
+from sprig.methods.greedy.problem import ConsumerProblem
 
 RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 AMPLE = 1000.0  # rows per column beyond which a small ridge needs no judging
@@ -33,16 +33,16 @@ def centred(bench: Workbench, consumer: Consumer) -> bool:
 
 
 def problems(
-    bench: Workbench, group: Group, moments: Mapping[str, Moments], *, own: bool = True
+    bench: Workbench, group: Group, moments: Mapping[str, Moments]
 ) -> list[ConsumerProblem]:
-    """The group's consumers, each with the same say."""
+    """The group's consumers, each with the same say; moments without a target get the consumer's own output."""
     out = []
     for i in group.consumers:
         consumer = bench.graph.consumers[i]
         problem = ConsumerProblem(
             moments[consumer.node],
             unit_columns(consumer, group.index),
-            own=bench.weights[consumer.weight] if own else None,
+            own=None if len(moments[consumer.node].target_mean) else bench.weights[consumer.weight],
             metric=norm_metric(bench, consumer),
             centred=centred(bench, consumer),
         )
@@ -62,7 +62,10 @@ def norm_metric(bench: Workbench, consumer: Consumer) -> Tensor | None:
 
 def problem_power(problem: ConsumerProblem) -> float:
     """Power of the target under the problem's metric."""
-    _, _, power = problem.targeted.system(centred=problem.centred)
+    moments = problem.targeted
+    power = moments.power / moments.count
+    if not problem.centred:
+        power = power + moments.target_mean**2
     return float(power.sum() if problem.metric is None else (power * problem.metric).sum())
 
 
@@ -91,12 +94,18 @@ def judged_ridge(
     if a.count > AMPLE * len(keep) or not b.count:
         return RIDGES[0]
     w = weight.detach().flatten(1).to(a.second)
-    a, b = (m if len(m.target_mean) else m.own(w) for m in (a, b))
+    kept = keep.nonzero().flatten()
+    seen, unseen = (m.second[kept][:, kept].double() for m in (a, b))
+    target, judge = (
+        (m.cross if len(m.target_mean) else w @ m.second)[:, kept].double() for m in (a, b)
+    )
+    power, start = float(a.second.diagonal().double().mean()), w[:, kept].double()
     best, lowest = RIDGES[0], float("inf")
     for ridge in RIDGES:
-        problem = ConsumerProblem(anchored(a, ridge, w), torch.full((len(keep),), -1))
-        found = solve(problem, keep, ridge=0.0).weight
-        per_output = ((found @ b.second - 2 * b.cross) * found).sum(1)
+        pull = ridge * power
+        factor = torch.linalg.cholesky(seen + pull * torch.eye(len(kept), dtype=seen.dtype))
+        found = torch.cholesky_solve((target + pull * start).mT, factor).mT
+        per_output = ((found @ unseen - 2 * judge) * found).sum(1)
         lost = float(per_output.sum() if metric is None else (per_output * metric).sum())
         if lost < lowest:
             best, lowest = ridge, lost
@@ -112,12 +121,43 @@ def stronger(a: Moments, weight: Tensor, block: int) -> Tensor:
     return keep.repeat_interleave(block)
 
 
+WIDE = 2048  # columns from which matrices are kept, and multiplied, in float32
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Moments of all consumers, pulled towards their weights: the half that trials are fitted on, and all."""
+    """Moments of all consumers, in two parts: what weights are fitted on, and what judges them; and the ridge of each."""
 
-    half: Mapping[str, Moments]
-    whole: Mapping[str, Moments]
+    bench: Workbench
+    parts: Mapping[str, tuple[Moments, Moments]]
+    ridge: Mapping[str, float]
+
+    def fitted(self, consumer: Consumer) -> Moments:
+        """Of the part that trial weights are fitted on, pulled towards the consumer's weights, with its output as target."""
+        return self._settled(consumer, self.parts[consumer.node][0])
+
+    def whole(self, consumer: Consumer) -> Moments:
+        """Of all data, likewise."""
+        a, b = self.parts[consumer.node]
+        return self._settled(consumer, a + b)
+
+    def of(self, group: Group, *, whole: bool = True) -> dict[str, Moments]:
+        """Of every consumer of a group, by node."""
+        consumers = [self.bench.graph.consumers[i] for i in group.consumers]
+        return {c.node: self.whole(c) if whole else self.fitted(c) for c in consumers}
+
+    def _settled(self, consumer: Consumer, moments: Moments) -> Moments:
+        weight = self.bench.weights[consumer.weight]
+        pulled = anchored(moments, self.ridge[consumer.node], weight)
+        w = weight.detach().flatten(1).to(pulled.second)
+        cross = w @ pulled.second
+        return replace(
+            pulled,
+            second=pulled.second.double(),
+            cross=cross.double(),
+            power=(cross * w).sum(1, dtype=torch.float64).clamp_min(0),
+            target_mean=w.double() @ moments.mean,
+        )
 
 
 def evidence(
@@ -126,19 +166,21 @@ def evidence(
     """One pass of the data, and a ridge for every consumer."""
     needed = sorted({i for g in bench.graph.prunable for i in g.consumers})
     consumers = [bench.graph.consumers[i] for i in needed]
-    halves = collect(bench, consumers, per_column=per_column, least=least)
-    half, whole = {}, {}
+    parts = collect(bench, consumers, per_column=per_column, least=least)
+    ridges = {}
     for consumer in consumers:
-        a, b = halves.pop(consumer.node)
+        a, b = parts[consumer.node]
         weight = bench.weights[consumer.weight]
-        here = ridge
-        if here is None:
-            here = judged_ridge(
-                a, b, weight, stronger(a, weight, consumer.block), metric=norm_metric(bench, consumer)
-            )
-        half[consumer.node] = anchored(a, here, weight)
-        whole[consumer.node] = anchored(a + b, here, weight)
-    return Evidence(half, whole)
+        ridges[consumer.node] = ridge if ridge is not None else judged_ridge(
+            a, b, weight, stronger(a, weight, consumer.block), metric=norm_metric(bench, consumer)
+        )  # fmt: skip
+        if len(a.mean) >= WIDE:
+            parts[consumer.node] = (_narrow(a), _narrow(b))
+    return Evidence(bench, parts, ridges)
+
+
+def _narrow(moments: Moments) -> Moments:
+    return replace(moments, second=moments.second.float())
 
 
 def write(

@@ -5,7 +5,7 @@ data-flow order; each consumer is solved anew so that on the *pruned* inputs it 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,11 +17,12 @@ from sprig.core.stats import Moments
 from sprig.core.types import Group, GroupPath, Outcome
 from sprig.core.workbench import Workbench
 from sprig.methods.greedy.bounds import floor, submodularity_ratio
-from sprig.methods.greedy.evidence import Evidence, evidence, problems, write
+from sprig.methods.greedy.evidence import WIDE, Evidence, evidence, problems, write
 from sprig.methods.greedy.problem import solve
 from sprig.methods.greedy.pursuit import path as pursue
 from sprig.methods.greedy.sequential import Sequential
 
+FEW = 8  # samples per trial below which fewer trials are better
 RATIO_COLUMNS = 1200  # consumers wider than this are left out of the submodularity ratios
 
 
@@ -38,8 +39,8 @@ class RefitConfig:
     """
 
     ridge: float | None = None
-    rows_per_column: float = 10.0
-    least_rows: int = 16384
+    rows_per_column: float = 4.0
+    least_rows: int = 8192
     trials: tuple[float, ...] = (0.7, 0.4)
     trial_work: float = 6e11
     reselect: bool = True
@@ -53,14 +54,32 @@ def search(bench: Workbench, config: RefitConfig) -> Path:
     groups = bench.graph.prunable
     known = evidence_of(bench, config)
     found: dict[str, GroupPath] = {}
+    weights: dict[Trial, dict[str, Tensor]] = {}
+    fractions = affordable(bench, config)
     for done, group in enumerate(groups):
         bench.progress("pursuit", done, len(groups))
-        found[group.name] = group_path(bench, group, known.whole)
+        found[group.name] = group_path(bench, group, known.of(group))
+        part = known.of(group, whole=False)
+        for kept in sorted({max(1, min(group.size - 1, round(f * group.size))) for f in fractions}):
+            picks = found[group.name].order[:kept]
+            weights[Trial(group.index, kept)] = refitted(bench, group, picks, part)
     bench.progress("pursuit", len(groups), len(groups))
-    harm = measured_harm(bench, groups, found, known, config)
+    results = measure(bench, list(weights), weights.__getitem__, work=config.trial_work)
+    harm = {}
+    for group in groups:
+        mine = {t.kept: h for t, h in results.items() if t.group == group.index}
+        harm[group.name] = interpolate(group, found[group.name].errors, mine)
     return Path(
-        graph=bench.graph, groups=found, harm=harm, method="refit", config=dict(config.__dict__), seed=bench.seed
+        graph=bench.graph, groups=found, harm=harm, method="refit", config=asdict(config), seed=bench.seed
     )
+
+
+def affordable(bench: Workbench, config: RefitConfig) -> tuple[float, ...]:
+    """The fractions to try: all that are wanted, or one in the middle where samples would get too few."""
+    runs = 0.5 * len(bench.graph.prunable) * len(config.trials)  # half of the network lies behind a group
+    if config.trial_work / max(bench.macs * (1 + runs), 1) >= FEW:
+        return config.trials
+    return (sum(config.trials) / len(config.trials),)
 
 
 def evidence_of(bench: Workbench, config: RefitConfig) -> Evidence:
@@ -75,10 +94,11 @@ def evidence_of(bench: Workbench, config: RefitConfig) -> Evidence:
 
 
 def group_path(bench: Workbench, group: Group, moments: Mapping[str, Moments]) -> GroupPath:
-    """The order of one group, with the error at every size and a bound for any choice of that size."""
+    """The order of one group, with the error at every size."""
     found = problems(bench, group, moments)
-    trail = pursue(found, group.size, ridge=0.0)
-    bound = floor(found, group.size, ridge=0.0, removal=False)
+    widest = max(len(p.columns) for p in found)
+    dtype = torch.float32 if widest >= WIDE else torch.float64
+    trail = pursue(found, group.size, ridge=0.0, dtype=dtype)
     order = list(trail.picks)
     values = list(trail.values)
     if len(order) < group.size:  # what is left adds nothing: lowest numbers first
@@ -90,34 +110,8 @@ def group_path(bench: Workbench, group: Group, moments: Mapping[str, Moments]) -
         order=tuple(order),
         gains=tuple(gains),
         errors=tuple(values),
-        floor=bound,
+        floor=(),
     )
-
-
-def measured_harm(
-    bench: Workbench,
-    groups: Sequence[Group],
-    found: Mapping[str, GroupPath],
-    known: Evidence,
-    config: RefitConfig,
-) -> dict[str, tuple[float, ...]]:
-    """Harm at every size: measured at a few, on samples that the trial weights were not fitted on."""
-    trials = []
-    for group in groups:
-        sizes = sorted({max(1, min(group.size - 1, round(f * group.size))) for f in config.trials})
-        trials += [Trial(group.index, n) for n in sizes]
-
-    def weights_for(trial: Trial) -> dict[str, Tensor]:
-        group = bench.graph.groups[trial.group]
-        picks = found[group.name].order[: trial.kept]
-        return refitted(bench, group, picks, known.half)
-
-    results = measure(bench, trials, weights_for, work=config.trial_work)
-    harm = {}
-    for group in groups:
-        mine = {t.kept: h for t, h in results.items() if t.group == group.index}
-        harm[group.name] = interpolate(group, found[group.name].errors, mine)
-    return harm
 
 
 def refitted(
@@ -163,9 +157,20 @@ def ratios(bench: Workbench, plan: Plan, config: RefitConfig) -> dict[str, dict[
         columns = max(len(bench.graph.consumers[i].axis) * bench.graph.consumers[i].block for i in group.consumers)
         if len(kept) in (0, group.size) or columns > RATIO_COLUMNS:
             continue
-        found = problems(bench, group, evidence_of(bench, config).whole)
+        found = problems(bench, group, evidence_of(bench, config).of(group))
         ratio = submodularity_ratio(
             found, kept, size=group.size, ridge=0.0, most=config.ratio_pairs, generator=generator
         )
         out[group.name] = {"ratio": ratio.value, "exact": float(ratio.exact), "pairs": float(ratio.pairs)}
     return out
+
+
+def floors(bench: Workbench, path: Path, config: RefitConfig) -> Path:
+    """The path with a lower bound, at every size, on the error of *any* choice of that size."""
+    out = {}
+    for done, group in enumerate(bench.graph.prunable):
+        bench.progress("lower bounds", done, len(bench.graph.prunable))
+        found = problems(bench, group, evidence_of(bench, config).of(group))
+        bound = floor(found, group.size, ridge=0.0, removal=max(len(p.columns) for p in found) < WIDE)
+        out[group.name] = replace(path.groups[group.name], floor=bound)
+    return replace(path, groups=out)
