@@ -19,6 +19,7 @@ from sprig.cli.options import (
     size,
 )
 from sprig.core.errors import InputError
+from sprig.methods import METHODS
 from sprig.training import FinetuneConfig, TrainConfig
 
 
@@ -37,6 +38,11 @@ class Knobs:
 class Needed:
     name: str = option(help="A name.")
     seed: int = option(0, "Seed.")
+
+
+@dataclass(frozen=True)
+class Untold:
+    ridge: float = 0.0
 
 
 def call(*flags: str) -> tuple[object, int, str]:
@@ -99,6 +105,14 @@ def test_help_comes_from_the_field() -> None:
     inherited = {entry.name: text for entry, text in described(TrainConfig)}
     assert inherited["epochs"] == "passes over the data"
     assert all(text for entry, text in described(DataOptions))
+
+
+def test_help_comes_from_the_docstring_of_a_config() -> None:
+    help = {entry.name: text for entry, text in described(METHODS["refit"].config)}
+    assert help["ridge"].startswith("pull towards")
+    assert help["rows_per_column"] == help["least_rows"]  # one entry speaks of both
+    assert "ridge" not in help["trials"]
+    assert {entry.name: text for entry, text in described(Untold)} == {"ridge": ""}
 
 
 def test_settings_read_by_the_annotations() -> None:

@@ -57,9 +57,10 @@ def run(
         screen.say("\nWhat cannot be pruned, and why:")
         for reason, names in fixed.items():
             screen.say(f"  {reason}: {', '.join(names[:4])}{_more(names)}")
-    if graph.frozen:
+    stops = [stop for stop in graph.frozen if not any(stop.reason in reason for reason in fixed)]
+    if stops:
         screen.say("\nWhere channels were lost sight of:")
-        for stop in graph.frozen:
+        for stop in stops:
             screen.say(
                 f"  {stop.op} in {stop.module or 'the model'}: {stop.reason} ({stop.source})"
             )

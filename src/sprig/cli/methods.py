@@ -57,6 +57,8 @@ def run(
         for head in ("setting", "default", ""):
             table.add_column(head, no_wrap=head != "")
         for knob in row["settings"]:
-            table.add_row(knob["name"], str(knob["default"]), knob["help"])
+            default = knob["default"]
+            shown = f"{default:g}" if isinstance(default, float) else str(default)
+            table.add_row(knob["name"], shown, knob["help"])
         screen.say(table)
     screen.give({"methods": rows})

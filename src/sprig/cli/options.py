@@ -1,7 +1,8 @@
 """Frozen dataclass ⇄ flags ⇄ JSON: the options of a verb are records, the flags come out of them.
 
 The help of a flag is the field's `help` metadata or, in a config class of another room, the comment
-that stands beside the field; default and type are the field's own. So they exist in one place.
+that stands beside the field or its entry ("name: what it is.") in the class's docstring; default and type
+are the field's own. So they exist in one place.
 """
 
 import functools
@@ -264,12 +265,32 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def described(cls: Any) -> list[tuple["Field[Any]", str]]:
-    """Fields with their help: from the metadata, or else the comment beside the field."""
+    """Fields with their help: from the metadata, the comment beside the field, or the docstring."""
     source = "".join(map(_source, cls.__mro__))  # a subclass that changes a default keeps the help
+    text = cls.__doc__ or ""
+    own = not text.startswith(f"{cls.__name__}(")  # else written by `dataclass`: names and types
+    told = entries(text if own else "", [entry.name for entry in fields(cls)])
     found = []
     for entry in fields(cls):
         beside = re.search(rf"^\s+{entry.name}\s*:[^#\n]*#\s*(.+)$", source, re.MULTILINE)
-        found.append((entry, entry.metadata.get("help") or (beside.group(1) if beside else "")))
+        help = entry.metadata.get("help") or (beside.group(1) if beside else told.get(entry.name))
+        found.append((entry, help or ""))
+    return found
+
+
+def entries(text: str, names: Sequence[str]) -> dict[str, str]:
+    """What a docstring says of each name, in entries such as "name: this. other, third: that."
+
+    >>> entries("Knobs. a: the first;\\n  more. b, c: two.", ["a", "b", "c"])
+    {'a': 'the first; more.', 'b': 'two.', 'c': 'two.'}
+    """
+    one = "`?(?:" + "|".join(map(re.escape, names)) + ")`?"
+    heads = list(re.finditer(rf"(?<![\w`]){one}(?:, {one})*:\s", text)) if names else []
+    ends = [head.start() for head in heads[1:]] + [len(text)]
+    found = {}
+    for head, end in zip(heads, ends):  # without heads there is one end too many
+        said = " ".join(text[head.end() : end].split()).rstrip(";")
+        found |= {name.strip("` "): said for name in head[0].rstrip()[:-1].split(",")}
     return found
 
 

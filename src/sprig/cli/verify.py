@@ -76,6 +76,8 @@ def claims_table(certificate: "Certificate") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
+    from sprig.report.numbers import pair
+
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True)
     table.add_column("claim", overflow="fold")
@@ -83,6 +85,5 @@ def claims_table(certificate: "Certificate") -> "Table":
     table.add_column("held to", justify="right", no_wrap=True)
     for claim in certificate.claims:
         sign = Text("holds", "green") if claim.passed else Text("FAILS", "bold red")
-        limit = "" if claim.tolerance is None else f"{claim.tolerance:.4g}"
-        table.add_row(sign, Text(claim.statement), f"{claim.value:.4g}", limit)
+        table.add_row(sign, Text(claim.statement), *pair(claim.value, claim.tolerance))
     return table
