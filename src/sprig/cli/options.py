@@ -287,7 +287,7 @@ def entries(text: str, names: Sequence[str]) -> dict[str, str]:
     one = "`?(?:" + "|".join(map(re.escape, names)) + ")`?"
     heads = list(re.finditer(rf"(?<![\w`]){one}(?:, {one})*:\s", text)) if names else []
     ends = [head.start() for head in heads[1:]] + [len(text)]
-    found = {}
+    found: dict[str, str] = {}
     for head, end in zip(heads, ends):  # without heads there is one end too many
         said = " ".join(text[head.end() : end].split()).rstrip(";")
         found |= {name.strip("` "): said for name in head[0].rstrip()[:-1].split(",")}
