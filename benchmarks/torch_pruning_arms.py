@@ -26,7 +26,7 @@ VARIANTS = (  # all interiors are isomorphic, so that global and isomorphic are 
     ("local", "interiors"),
     ("global", "interiors"),
 )
-STEPS = 14  # of the bisection
+STEPS = 11  # of the bisection: finer than one channel of all
 
 
 @dataclass(frozen=True, eq=False)
