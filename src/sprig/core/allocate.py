@@ -73,6 +73,7 @@ class Allocator:
         self.choices = list(choices)
         self.models = {unit: CostModel(graph, unit) for unit in FIELDS}
         self.full = np.array([g.size for g in graph.groups], dtype=float)
+        self.descents: dict[str, tuple[np.ndarray, list[np.ndarray]]] = {}
         self.hulls = [hull(c.harm, c.sizes) for c in self.choices]
 
     def least(self) -> np.ndarray:
@@ -84,7 +85,7 @@ class Allocator:
     def sizes(self, limits: Mapping[str, float]) -> dict[int, int]:
         """Units to keep per group index."""
         self._reachable(limits)
-        kept = self._fill(self._descend(limits), limits)
+        kept = self._fill(self._start(limits), limits)
         return {c.group: int(kept[c.group]) for c in self.choices}
 
     def even(self, limits: Mapping[str, float]) -> dict[int, int]:
@@ -120,9 +121,27 @@ class Allocator:
     def _over(self, kept: np.ndarray, limits: Mapping[str, float]) -> dict[str, float]:
         return {u: v for u, limit in limits.items() if (v := self.models[u](kept)) > limit * (1 + 1e-12)}
 
-    def _descend(self, limits: Mapping[str, float]) -> np.ndarray:
+    def _start(self, limits: Mapping[str, float]) -> np.ndarray:
+        """The first point of the descent within the limits; of a single unit's descent all points are kept."""
+        if len(limits) > 1:
+            return self._descend(limits)
+        ((unit, limit),) = limits.items()
+        if unit not in self.descents:
+            points: list[np.ndarray] = []
+            self._descend({unit: self.models[unit](self.least())}, points)
+            costs = np.array([self.models[unit](kept) for kept in points])
+            self.descents[unit] = (costs, points)
+        costs, points = self.descents[unit]
+        within = np.flatnonzero(costs <= limit * (1 + 1e-12))
+        return points[within[0]].copy() if len(within) else self.least()
+
+    def _descend(
+        self, limits: Mapping[str, float], trail: list[np.ndarray] | None = None
+    ) -> np.ndarray:
         kept = self.full.copy()
         at = [0] * len(self.choices)  # position on the hull
+        if trail is not None:
+            trail.append(kept.copy())
         while over := self._over(kept, limits):
             # saving of one unit of each group, in shares of what each exceeded budget still has to lose
             saving = np.zeros(len(kept))
@@ -143,6 +162,8 @@ class Allocator:
             at[best] += 1
             choice = self.choices[best]
             kept[choice.group] = choice.sizes[self.hulls[best][at[best]]]
+            if trail is not None:
+                trail.append(kept.copy())
         return kept
 
     def _fill(self, kept: np.ndarray, limits: Mapping[str, float]) -> np.ndarray:
@@ -152,7 +173,7 @@ class Allocator:
         while True:
             spare = {u: limit - self.models[u](kept) for u, limit in limits.items()}
             slopes = {u: self.models[u].gradient(kept) for u in limits}
-            best, best_rate = None, -np.inf
+            best, best_rank = None, (-np.inf, 0.0)
             for choice in self.choices:
                 g, i = choice.group, where[choice.group]
                 if g in blocked or i + 1 >= len(choice.sizes):
@@ -166,8 +187,9 @@ class Allocator:
                         blocked.add(g)
                         continue
                 rate = (choice.harm[i] - choice.harm[i + 1]) / max(price, 1e-300)
-                if rate > best_rate:
-                    best, best_rate = choice, rate
+                rank = (rate, -choice.sizes[i] / choice.sizes[-1])  # among equals, the group that kept least
+                if best is None or rank > best_rank:
+                    best, best_rank = choice, rank
             if best is None:
                 return kept
             trial = kept.copy()

@@ -10,6 +10,8 @@ from sprig.core.stats import Accumulator, Moments, rows, targets_at
 from sprig.core.types import Consumer
 from sprig.core.workbench import Workbench
 
+WIDE = 2048  # columns from which matrices are kept, and multiplied, in float32
+
 
 def row_limit(consumer: Consumer, columns: int, samples: int, per_column: float, least: int) -> int:
     """Rows wanted of one consumer over all samples: enough for its columns, never more than there are."""
@@ -71,8 +73,12 @@ def collect(
     for c in wanted:
         weight = bench.weights[c.weight]
         columns = weight[0].numel()
-        halves = [Accumulator(columns, name=c.node, precision="float32", device=weight.device) for _ in "ab"]
-        sums[c.node] = (halves[0], halves[1])
+        sums[c.node] = tuple(  # type: ignore[assignment]
+            Accumulator(
+                columns, name=c.node, precision="float32", device=weight.device, compact=columns >= WIDE
+            )
+            for _ in "ab"
+        )
         limit = row_limit(c, columns, bench.samples, per_column, least)
         limits[c.node] = -(-limit // len(bench.chunks))
     generator = bench.generator(1)
@@ -92,7 +98,11 @@ def collect(
         last = max(watch, default=-1)
         replay.advance(replay.start(chunk.args, chunk.kwargs, chunk.rows), bench.weights, last + 1, watch)
     bench.progress("moments", len(bench.chunks), len(bench.chunks))
-    return {node: (a.moments(), b.moments()) for node, (a, b) in sums.items()}
+    out = {}
+    for node in list(sums):  # one by one: two copies of everything would double the memory
+        a, b = sums.pop(node)
+        out[node] = (a.moments(), b.moments())
+    return out
 
 
-__all__ = ["collect", "judges", "consumer_rows", "live_rows", "row_limit", "targets_at"]
+__all__ = ["WIDE", "collect", "judges", "consumer_rows", "live_rows", "row_limit", "targets_at"]

@@ -126,11 +126,12 @@ def merge(a: Moments, b: Moments) -> Moments:
         return a if a.count else b
     count = a.count + b.count
     dx, dy = b.mean - a.mean, b.target_mean - a.target_mean
+    narrow = dx.to(a.second)
     pull = a.count * b.count / count
     return Moments(
         count=count,
         mean=a.mean + dx * (b.count / count),
-        second=(a.second + b.second).addr_(dx, dx, alpha=pull),
+        second=(a.second + b.second).addr_(narrow, narrow, alpha=pull),
         target_mean=a.target_mean + dy * (b.count / count),
         cross=(a.cross + b.cross).addr_(dy, dx, alpha=pull),
         power=a.power + b.power + pull * dy**2,
@@ -149,7 +150,10 @@ class Accumulator:
         name: str = "",
         precision: Precision = "float64",
         device: torch.device | str = "cpu",
+        compact: bool = False,
     ) -> None:
+        """`compact` keeps the D x D matrix in float32, half the memory, with products in float32."""
+
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
@@ -157,11 +161,8 @@ class Accumulator:
         self.count = 0
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         self.mean, self.target_mean = zeros(inputs), zeros(outputs)
-        self.second, self.cross, self.power = (
-            zeros(inputs, inputs),
-            zeros(outputs, inputs),
-            zeros(outputs),
-        )
+        self.cross, self.power = zeros(outputs, inputs), zeros(outputs)
+        self.second = zeros(inputs, inputs).float() if compact else zeros(inputs, inputs)
 
     def add(self, x: Tensor, y: Tensor | None = None) -> "Accumulator":
         """Add rows x (n, D) and, if targets are kept, y (n, O)."""
@@ -186,7 +187,7 @@ class Accumulator:
         pull = self.count * n / total
         dx = mean - self.mean
         _add_gram(self.second, x)
-        self.second.addr_(dx, dx, alpha=pull)
+        self.second.addr_(dx.to(self.second), dx.to(self.second), alpha=pull)
         if y is not None:
             target_mean, y = _centre(y.detach(), self.dtype)
             _finite(self.name, "targets", target_mean)

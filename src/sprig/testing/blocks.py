@@ -24,7 +24,11 @@ def mlp() -> nn.Module:
 def flatten() -> nn.Module:
     """The linear map has a block of 16 columns per channel."""
     return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 16, 5)
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(6 * 16, 5),
     )
 
 
@@ -111,7 +115,10 @@ class Projection(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.first = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 7, 3, stride=2, padding=1)
+        self.stem, self.first = (
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.Conv2d(6, 7, 3, stride=2, padding=1),
+        )
         self.second, self.short = nn.Conv2d(7, 10, 3, padding=1), nn.Conv2d(6, 10, 1, stride=2)
         self.head = head(10)
 
@@ -125,7 +132,11 @@ class Dense(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1), nn.Conv2d(10, 5, 1)
+        self.stem, self.first, self.second = (
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.Conv2d(6, 4, 1),
+            nn.Conv2d(10, 5, 1),
+        )
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in (6, 10, 15))
         self.head = head(15)
 
@@ -149,7 +160,11 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.stem(x))
-        branches = [self.one(x), self.three(F.relu(self.reduce(x))), self.pooled(F.max_pool2d(x, 3, 1, 1))]
+        branches = [
+            self.one(x),
+            self.three(F.relu(self.reduce(x))),
+            self.pooled(F.max_pool2d(x, 3, 1, 1)),
+        ]
         return F.log_softmax(self.last(F.relu(torch.cat(branches, 1))).mean((2, 3)), 1)
 
 
@@ -188,7 +203,11 @@ class Shuffle(nn.Module):
     def __init__(self, times: int = 1) -> None:
         super().__init__()
         self.times = times
-        self.stem, self.a, self.b = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(6, 7, 1), nn.Conv2d(7, 6, 1)
+        self.stem, self.a, self.b = (
+            nn.Conv2d(3, 12, 3, padding=1),
+            nn.Conv2d(6, 7, 1),
+            nn.Conv2d(7, 6, 1),
+        )
         self.head = head(12)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -211,7 +230,11 @@ class Shared(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.again, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), head(8)
+        self.stem, self.again, self.head = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 3, padding=1),
+            head(8),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.stem(x))
@@ -264,7 +287,10 @@ class LayerScale(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.depth = nn.Conv2d(3, 8, 2, stride=2), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.stem, self.depth = (
+            nn.Conv2d(3, 8, 2, stride=2),
+            nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        )
         self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
         self.scale = nn.Parameter(torch.full((8, 1, 1), 1e-6))
         self.head = head(8)
@@ -281,7 +307,10 @@ class Position(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 2, stride=2)
-        self.place, self.token = nn.Parameter(torch.randn(1, 5, 8)), nn.Parameter(torch.randn(1, 1, 8))
+        self.place, self.token = (
+            nn.Parameter(torch.randn(1, 5, 8)),
+            nn.Parameter(torch.randn(1, 1, 8)),
+        )
         self.up, self.down, self.head = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -65,7 +65,11 @@ def check_surgery(
     dense = output(live, args, named)
     every = [g.index for g in graph.prunable]
     _hold(bool(every), "nothing can be pruned, so nothing was checked")
-    single = every if alone is None else [every[i] for i in np.linspace(0, len(every) - 1, alone).round().astype(int)]
+    single = (
+        every
+        if alone is None
+        else [every[i] for i in np.linspace(0, len(every) - 1, alone).round().astype(int)]
+    )
     single = sorted(set(single))
     worst, change = 0.0, float("inf")
     small = live
@@ -103,7 +107,11 @@ def random_plan(graph: Graph, cut: Sequence[int], draw: np.random.Generator) -> 
 
 # ---- a network in which every channel counts ------------------------------------------------------
 def enliven(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, generator: torch.Generator
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    generator: torch.Generator,
 ) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     """A float64 copy whose layers have outputs of order one, and its inputs in float64.
 
@@ -142,7 +150,10 @@ def enliven(
         ours.training = theirs.training
     for out in tensors_of(output(live, *inputs[2])):
         spread = float(out.std(0).mean()) if len(out) > 1 else float(out.std())
-        _hold(1e-3 < spread < 1e3, f"the outputs do not vary enough by sample to show anything (spread {spread:.1g})")
+        _hold(
+            1e-3 < spread < 1e3,
+            f"the outputs do not vary enough by sample to show anything (spread {spread:.1g})",
+        )
     return live, inputs[2][0], inputs[2][1]
 
 
@@ -196,7 +207,9 @@ def size(model: nn.Module) -> int:
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
     """Copies of all tensors, and the flags of every module and parameter."""
-    kept: dict[str, Any] = {f"{n} of {i}": m.training for i, (n, m) in enumerate(model.named_modules())}
+    kept: dict[str, Any] = {
+        f"{n} of {i}": m.training for i, (n, m) in enumerate(model.named_modules())
+    }
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         kept[name] = tensor.detach().clone()
         kept[f"{name} grad"] = (tensor.requires_grad, tensor.grad is None)
@@ -210,7 +223,9 @@ def _same(now: Mapping[str, Any], before: Mapping[str, Any], complaint: str) -> 
         _hold(same, f"{complaint}: {name}")
 
 
-def _usable(live: nn.Module, small: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _usable(
+    live: nn.Module, small: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
     """Copies, loads its own state, trains one step."""
     expected = output(small, args, kwargs)
     twin = copy.deepcopy(small)
@@ -218,7 +233,10 @@ def _usable(live: nn.Module, small: nn.Module, args: tuple[Any, ...], kwargs: Ma
         for parameter in twin.parameters():
             parameter.zero_()
     twin.load_state_dict(small.state_dict())
-    _hold(distance(expected, output(twin, args, kwargs)) == 0, "its own state dict gives another function")
+    _hold(
+        distance(expected, output(twin, args, kwargs)) == 0,
+        "its own state dict gives another function",
+    )
     twin.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -226,7 +244,10 @@ def _usable(live: nn.Module, small: nn.Module, args: tuple[Any, ...], kwargs: Ma
     trained = [p for p in twin.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trained]
     torch.stack([o.square().mean() for o in outputs]).sum().backward()
-    _hold(all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in trained), "gradients are not finite")
+    _hold(
+        all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in trained),
+        "gradients are not finite",
+    )
     torch.optim.SGD(trained, lr=1e-3).step()
     stayed = sum(torch.equal(a, b) for a, b in zip(before, trained, strict=True))
     _hold(stayed < len(trained), "a training step changes nothing")

@@ -38,7 +38,11 @@ class Gate(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.mask, self.one = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 5, 1), nn.Conv2d(5, 1, 1)
+        self.stem, self.mask, self.one = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(3, 5, 1),
+            nn.Conv2d(5, 1, 1),
+        )
         self.head = head(8)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,7 +54,12 @@ class ChannelsLast(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.up, self.down, self.head = nn.Conv2d(3, 6, 1), nn.Linear(6, 9), nn.Linear(9, 6), head(6)
+        self.stem, self.up, self.down, self.head = (
+            nn.Conv2d(3, 6, 1),
+            nn.Linear(6, 9),
+            nn.Linear(9, 6),
+            head(6),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x).permute(0, 2, 3, 1)
@@ -94,7 +103,11 @@ class ZeroBranch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.enter, self.leave = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
-        self.short, self.weight, self.head = nn.Conv2d(3, 4, 1), nn.Parameter(torch.zeros(4, 1, 1)), head(4)
+        self.short, self.weight, self.head = (
+            nn.Conv2d(3, 4, 1),
+            nn.Parameter(torch.zeros(4, 1, 1)),
+            head(4),
+        )
         self.short.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,7 +141,9 @@ class Dictionary(nn.Module):
         super().__init__()
         self.stem, self.head = nn.Conv2d(3, 8, 3), head(8)
 
-    def forward(self, image: Tensor, scale: Tensor | None = None, flip: bool = False) -> dict[str, Any]:
+    def forward(
+        self, image: Tensor, scale: Tensor | None = None, flip: bool = False
+    ) -> dict[str, Any]:
         x = F.relu(self.stem(image if scale is None else image * scale))
         y = self.head(x.flip(3) if flip else x)
         return {"scores": y, "again": y, "best": y.argmax(1)}
@@ -203,7 +218,12 @@ class Unknown(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.mixer, self.last, self.head = nn.Conv2d(3, 8, 3), Mixer(), nn.Conv2d(8, 6, 1), head(6)
+        self.stem, self.mixer, self.last, self.head = (
+            nn.Conv2d(3, 8, 3),
+            Mixer(),
+            nn.Conv2d(8, 6, 1),
+            head(6),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(F.relu(self.last(self.mixer(self.stem(x)))))

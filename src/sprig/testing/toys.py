@@ -43,7 +43,9 @@ TOYS: dict[str, Toy] = {
     "conv3d": Toy(blocks.conv3d, (2, 2, 4, 5, 6), ("0", "3")),
     "prelu": Toy(blocks.prelu, IMAGE, ("0",)),
     "group_norm": Toy(blocks.group_norm, IMAGE, ("0",)),
-    "layer_norm": Toy(blocks.LayerNormStream, (2, 5, 6), ("up",), says="normalised over the channels"),
+    "layer_norm": Toy(
+        blocks.LayerNormStream, (2, 5, 6), ("up",), says="normalised over the channels"
+    ),
     "instance_norm": Toy(blocks.instance_norm, IMAGE, ("0",)),
     # ---- streams and branches
     "residual": Toy(blocks.Residual, IMAGE, ("stem", "first", "third")),
@@ -81,7 +83,12 @@ TOYS: dict[str, Toy] = {
     "fixed_slice": Toy(hard.FixedSlice, IMAGE, ("last",), says="fixed range"),
     "pooled_channels": Toy(hard.PooledChannels, (2, 6, 8), (), says="pooled"),
     "spread": Toy(hard.Spread, IMAGE, (), says="reduced over the channels"),
-    "unknown": Toy(hard.Unknown, IMAGE, ("last",), says="no row for this operation (cumsum in mixer; testing/hard.py:"),
+    "unknown": Toy(
+        hard.Unknown,
+        IMAGE,
+        ("last",),
+        says="no row for this operation (cumsum in mixer; testing/hard.py:",
+    ),
     "control_flow": Toy(hard.ControlFlow, IMAGE, error="hard.py"),
 }
 
@@ -105,4 +112,6 @@ def names(**wanted: Any) -> list[str]:
     >>> names(error=True)
     ['control_flow']
     """
-    return [n for n, toy in TOYS.items() if all(bool(getattr(toy, k)) is v for k, v in wanted.items())]
+    return [
+        n for n, toy in TOYS.items() if all(bool(getattr(toy, k)) is v for k, v in wanted.items())
+    ]

@@ -12,6 +12,8 @@ until a panel is full and are then one matrix product each. Taken units are cut 
 
 from typing import NamedTuple
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -105,36 +107,60 @@ class Elimination:
 
     def take(self, unit: int) -> float:
         """Take one unit; its gain."""
-        slot = int(self.slot[unit])
-        if slot < 0:
-            return 0.0
+        return self.take_together([unit])[0]
+
+    def take_together(self, units: Sequence[int]) -> list[float]:
+        """Take a few units in one sweep over the matrices; what each brings after those before it."""
+        slots = [int(self.slot[u]) for u in units]
+        stored = [s for s in slots if s >= 0]
+        if len(stored) > 1 and len(stored) * self.block > self.panel - self.used:
+            self._flush()
+            slots = [int(self.slot[u]) for u in units]
+            stored = [s for s in slots if s >= 0]
+        if not stored:
+            return [0.0] * len(units)
         k, used = self.block, self.used
-        mine = slice(slot * k, slot * k + k)
+        mine = (torch.tensor(stored)[:, None] * k + torch.arange(k)).flatten()
         vs, bs = self.v[:used], self.b[:used]
-        f = self._half(self.diagonal[slot])
-        row = self.p[mine] - vs[:, mine].mT @ vs
+        lower = vs[:, mine].mT
+        row = self.p[mine] - lower @ vs
+        f = self._half(self.diagonal[stored[0]]) if len(stored) == 1 else self._root(row[:, mine])
+        if f is None:  # they depend on each other: one after the other
+            return [self.take_together([u])[0] for u in units]
         v = (f.mT @ row) * self.mask
-        b = f.mT @ (self.q[:, mine].mT - vs[:, mine].mT @ bs)
-        gain = float(b.square().sum())
+        b = f.mT @ (self.q[:, mine].mT - lower @ bs)
+        parts = b.square().sum(1).view(len(stored), k).sum(1).tolist()
         w = b @ self.q - (b @ bs.mT) @ vs  # B^T Q, current
         w -= 0.5 * (b @ b.mT) @ v
         if k == 1:
-            self.diagonal[:, 0, 0] -= v[0].square()
-            self.norms[:, 0, 0] -= 2 * (w[0] * v[0])
+            self.diagonal[:, 0, 0] -= v.square().sum(0)
+            self.norms[:, 0, 0] -= 2 * (w * v).sum(0)
         else:
-            vu, wu = (m.view(k, -1, k).permute(1, 2, 0) for m in (v, w))
+            vu, wu = (m.view(len(m), -1, k).permute(1, 2, 0) for m in (v, w))
             self.diagonal.baddbmm_(vu, vu.mT, alpha=-1)
             down = vu @ wu.mT
             self.norms -= down
             self.norms -= down.mT
-        self.v[used : used + k], self.b[used : used + k] = v, b
-        self.used += k
-        self.alive[slot] = False
-        self.slot[unit] = -1
-        self._close(slot)
+        self.v[used : used + len(mine)], self.b[used : used + len(mine)] = v, b
+        self.used += len(mine)
+        for slot in stored:
+            self.alive[slot] = False
+        for unit in units:
+            self.slot[unit] = -1
+        for slot in stored:
+            self._close(slot)
         if self.used + k > self.panel:
             self._flush()
-        return gain
+        given = iter(parts)
+        return [next(given) if s >= 0 else 0.0 for s in slots]
+
+    def _root(self, block: Tensor) -> Tensor | None:
+        """Upper F with F^T block F = 1, so that rows follow one another; None where the block is near singular."""
+        factor, info = torch.linalg.cholesky_ex(block)
+        if int(info) or float(factor.diagonal().min()) ** 2 <= self.cutoff:
+            return None
+        eye = torch.eye(len(block), dtype=block.dtype)
+        return torch.linalg.solve_triangular(factor, eye, upper=False).mT
 
     def _half(self, block: Tensor) -> Tensor:
         if self.block == 1:

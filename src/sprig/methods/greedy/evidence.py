@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprig.core.collect import collect
+from sprig.core.collect import WIDE, collect
 from sprig.core.stats import Moments
 from sprig.core.types import Consumer, Group
 from sprig.core.workbench import Workbench
@@ -95,11 +95,12 @@ def judged_ridge(
         return RIDGES[0]
     w = weight.detach().flatten(1).to(a.second)
     kept = keep.nonzero().flatten()
-    seen, unseen = (m.second[kept][:, kept].double() for m in (a, b))
+    exact = torch.float64 if len(kept) < WIDE // 2 else torch.float32  # ridges are far above rounding
+    seen, unseen = (m.second[kept][:, kept].to(exact) for m in (a, b))
     target, judge = (
-        (m.cross if len(m.target_mean) else w @ m.second)[:, kept].double() for m in (a, b)
+        (m.cross if len(m.target_mean) else w @ m.second)[:, kept].to(exact) for m in (a, b)
     )
-    power, start = float(a.second.diagonal().double().mean()), w[:, kept].double()
+    power, start = float(a.second.diagonal().double().mean()), w[:, kept].to(exact)
     best, lowest = RIDGES[0], float("inf")
     for ridge in RIDGES:
         pull = ridge * power
@@ -119,9 +120,6 @@ def stronger(a: Moments, weight: Tensor, block: int) -> Tensor:
     keep = torch.zeros(len(power), dtype=torch.bool)
     keep[power.argsort(descending=True, stable=True)[: max(1, len(power) // 2)]] = True
     return keep.repeat_interleave(block)
-
-
-WIDE = 2048  # columns from which matrices are kept, and multiplied, in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,13 +172,7 @@ def evidence(
         ridges[consumer.node] = ridge if ridge is not None else judged_ridge(
             a, b, weight, stronger(a, weight, consumer.block), metric=norm_metric(bench, consumer)
         )  # fmt: skip
-        if len(a.mean) >= WIDE:
-            parts[consumer.node] = (_narrow(a), _narrow(b))
     return Evidence(bench, parts, ridges)
-
-
-def _narrow(moments: Moments) -> Moments:
-    return replace(moments, second=moments.second.float())
 
 
 def write(

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
+from sprig.core.collect import WIDE
 from sprig.core.path import Path
 from sprig.core.plan import Plan
 from sprig.core.sensitivity import Trial, interpolate, measure
@@ -17,7 +18,7 @@ from sprig.core.stats import Moments
 from sprig.core.types import Group, GroupPath, Outcome
 from sprig.core.workbench import Workbench
 from sprig.methods.greedy.bounds import floor, submodularity_ratio
-from sprig.methods.greedy.evidence import WIDE, Evidence, evidence, problems, write
+from sprig.methods.greedy.evidence import Evidence, evidence, problems, write
 from sprig.methods.greedy.problem import solve
 from sprig.methods.greedy.pursuit import path as pursue
 from sprig.methods.greedy.sequential import Sequential
@@ -36,6 +37,7 @@ class RefitConfig:
     reselect: pick anew on the inputs as they are after pruning, where a group has one consumer.
     sequential_rows: rows of data per consumer in the final pass. streams: a branch that is added to a stream also makes
     up for what the stream has lost. ratio_pairs: sets drawn per group for the submodularity ratio; 0: none.
+    columns_at_once: a group whose consumers have more columns than this is picked a few units at a time; 0: never.
     """
 
     ridge: float | None = None
@@ -47,6 +49,7 @@ class RefitConfig:
     sequential_rows: int = 60000
     streams: bool = True
     ratio_pairs: int = 64
+    columns_at_once: int = 2048
 
 
 def search(bench: Workbench, config: RefitConfig) -> Path:
@@ -58,7 +61,7 @@ def search(bench: Workbench, config: RefitConfig) -> Path:
     fractions = affordable(bench, config)
     for done, group in enumerate(groups):
         bench.progress("pursuit", done, len(groups))
-        found[group.name] = group_path(bench, group, known.of(group))
+        found[group.name] = group_path(bench, group, known.of(group), config)
         part = known.of(group, whole=False)
         for kept in sorted({max(1, min(group.size - 1, round(f * group.size))) for f in fractions}):
             picks = found[group.name].order[:kept]
@@ -93,12 +96,16 @@ def evidence_of(bench: Workbench, config: RefitConfig) -> Evidence:
     return found
 
 
-def group_path(bench: Workbench, group: Group, moments: Mapping[str, Moments]) -> GroupPath:
+def group_path(
+    bench: Workbench, group: Group, moments: Mapping[str, Moments], config: RefitConfig
+) -> GroupPath:
     """The order of one group, with the error at every size."""
     found = problems(bench, group, moments)
     widest = max(len(p.columns) for p in found)
     dtype = torch.float32 if widest >= WIDE else torch.float64
-    trail = pursue(found, group.size, ridge=0.0, dtype=dtype)
+    columns = sum(len(p.columns) for p in found)
+    together = max(1, -(-columns // config.columns_at_once)) if config.columns_at_once else 1
+    trail = pursue(found, group.size, ridge=0.0, dtype=dtype, together=together)
     order = list(trail.picks)
     values = list(trail.values)
     if len(order) < group.size:  # what is left adds nothing: lowest numbers first
