@@ -151,8 +151,7 @@ class Evidence:
         cross = w @ pulled.second
         return replace(
             pulled,
-            second=pulled.second.double(),
-            cross=cross.double(),
+            cross=cross,
             power=(cross * w).sum(1, dtype=torch.float64).clamp_min(0),
             target_mean=w.double() @ moments.mean,
         )
