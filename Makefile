@@ -34,5 +34,5 @@ reproduce:
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	rm -rf $(RUNS)/demo
+	rm -rf sprig-demo sprig-demo-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -241,13 +241,10 @@ def same(name: str, statement: str, found: str, expected: str, what: str) -> Cla
 
 
 def versions() -> dict[str, str]:
-    import scipy
-
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "scipy": scipy.__version__,
         "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),
     }
