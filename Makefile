@@ -3,7 +3,6 @@
 #   SPRIG_VENV=/some/path  where it goes (default .venv); it may be shared by several checkouts
 PYTHON ?= python3
 SPRIG_VENV ?= .venv
-RUNS ?= runs
 export PYTHON SPRIG_VENV
 BIN = $(SPRIG_VENV)/bin
 
