@@ -112,10 +112,11 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def count(triple: Triple) -> int:
-    """How many samples the batch holds: the first dimension of its first input."""
-    for tensor in tensors((triple[0], triple[1])):
-        return int(tensor.shape[0]) if tensor.ndim else 1
-    raise InputError("a batch holds no tensor; expected at least one input tensor")
+    """How many samples the batch holds: the first dimension of its first input that has one."""
+    found = list(tensors((triple[0], triple[1])))
+    if not found:
+        raise InputError("a batch holds no tensor; expected at least one input tensor")
+    return next((int(tensor.shape[0]) for tensor in found if tensor.ndim), 1)
 
 
 def check_finite(triple: Triple, *, where: str = "the data") -> None:
