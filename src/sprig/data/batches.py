@@ -49,6 +49,7 @@ class Batches:
     labelled: bool = False
     hold: bool = False
     number: int = 0  # of the epoch
+    classes: int | None = None  # how many the labels tell apart, where the data says
     _held: list[Any] = field(default_factory=list, repr=False)
 
     def __iter__(self) -> Iterator[Any]:
@@ -169,4 +170,5 @@ def batches_of(
         description=", ".join(words),
         labelled=source.labelled,
         hold=hold,
+        classes=getattr(source, "classes", None),
     )

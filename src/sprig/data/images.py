@@ -31,7 +31,8 @@ NATURAL = ImageSpec(
 )
 MODES = {1: "L", 3: "RGB"}
 TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("val", "valid", "validation", "test", "testing")
-AREA = (0.25, 1.0)  # share of the image that a random view shows
+AREA = (0.25, 1.0)  # share of the image that a random view shows in training
+CALM = (0.5, 1.0)  # ... and in calibration, which wants inputs like those that will come
 SHAPE = (3 / 4, 4 / 3)  # its width by its height
 
 Opener = Callable[[int], Any]  # sample number → PIL image
@@ -48,6 +49,7 @@ class ImageSource:
         *,
         labels: Sequence[int] | None,
         image: ImageSpec | None,
+        area: tuple[float, float] = AREA,
     ) -> None:
         spec = (image or ImageSpec()).fill(NATURAL)
         assert (
@@ -64,13 +66,15 @@ class ImageSource:
         self._mean = _statistic(spec.mean, spec.channels, name="mean")
         self._std = _statistic(spec.std, spec.channels, name="std")
         self.labelled = labels is not None
+        self.classes = len(set(labels)) if labels is not None else None
+        self._area = area
         numbers = ", ".join(
             f"{k} {'/'.join(f'{v:.4g}' for v in vs)}"
             for k, vs in (("mean", spec.mean), ("std", spec.std))
         )
         self.description = (
             f"{name} ({spec.channels}x{spec.size[0]}x{spec.size[1]} {spec.interpolation}, "
-            f"centre crop {spec.crop_pct:.4g}, {numbers}, random views show {AREA[0]:g} to {AREA[1]:g} "
+            f"centre crop {spec.crop_pct:.4g}, {numbers}, random views show {area[0]:g} to {area[1]:g} "
             "of the area and mirror)"
         )
 
@@ -91,7 +95,9 @@ class ImageSource:
             small = plain_view(picture, self._size, crop_pct=self._crop, resample=self._resample)
         else:
             draw = torch.Generator().manual_seed(random_seed(seed, 3, view, index))
-            small = random_view(picture, self._size, draw, resample=self._resample)
+            small = random_view(
+                picture, self._size, draw, resample=self._resample, area=self._area
+            )
         pixels = np.array(small, dtype=np.uint8).reshape(*self._size, self._channels)
         return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32).div_(255)
 
@@ -111,15 +117,20 @@ def plain_view(picture: Any, size: tuple[int, int], *, crop_pct: float, resample
 
 
 def random_view(
-    picture: Any, size: tuple[int, int], draw: torch.Generator, *, resample: Any
+    picture: Any,
+    size: tuple[int, int],
+    draw: torch.Generator,
+    *,
+    resample: Any,
+    area: tuple[float, float] = AREA,
 ) -> Any:
     """A rectangle of random area, shape and place, resized to `size` and perhaps mirrored."""
     old_w, old_h = picture.size
     for _ in range(10):
-        area = old_w * old_h * (AREA[0] + (AREA[1] - AREA[0]) * _uniform(draw))
+        shown = old_w * old_h * (area[0] + (area[1] - area[0]) * _uniform(draw))
         log_low, log_high = math.log(SHAPE[0]), math.log(SHAPE[1])
         shape = math.exp(log_low + (log_high - log_low) * _uniform(draw))
-        width, height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        width, height = round(math.sqrt(shown * shape)), round(math.sqrt(shown / shape))
         if 0 < width <= old_w and 0 < height <= old_h:
             break
     else:  # a very long image: its middle
@@ -179,7 +190,12 @@ def image_folder(
 
     what = f"{len(set(numbers))} classes" if numbers is not None else "no labels"
     return ImageSource(
-        f"images of {base.name or base}, {what}", opener, len(files), labels=numbers, image=image
+        f"images of {base.name or base}, {what}",
+        opener,
+        len(files),
+        labels=numbers,
+        image=image,
+        area=CALM if split == "calibration" else AREA,
     )
 
 

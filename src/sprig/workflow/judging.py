@@ -67,17 +67,19 @@ def _measures(
 
 
 def quality(model: nn.Module, dense: nn.Module | None, data: Any) -> dict[str, float]:
-    """Accuracy where there are labels, agreement with the dense network where it is given."""
+    """Accuracy where there are labels of the model's own classes, agreement with the dense network where it is given."""
     found: dict[str, float] = {}
+    batches = _raw(data)
     model = copy.deepcopy(model).eval()
-    if unpack(next(iter(_raw(data))))[2] is not None:
-        found["accuracy"] = accuracy(model, _raw(data))
+    args, kwargs, target = unpack(next(iter(batches)))
+    with torch.no_grad():
+        output = model(*args, **kwargs)
+    logits = isinstance(output, torch.Tensor) and output.dim() == 2 and output.shape[1] > 1
+    classes = getattr(batches, "classes", None)  # folders of another set of classes are not the model's
+    if target is not None and (classes is None or not logits or classes == output.shape[1]):
+        found["accuracy"] = accuracy(model, batches)
     if dense is not None:
-        with torch.no_grad():
-            args, kwargs, _ = unpack(next(iter(_raw(data))))
-            output = dense(*args, **kwargs)
-        logits = isinstance(output, torch.Tensor) and output.dim() == 2 and output.shape[1] > 1
-        answer = agreement(dense, model, _raw(data), logits=logits)
+        answer = agreement(dense, model, batches, logits=logits)
         named = {
             "agreement": answer.top1,
             "agreement_confident": answer.confident_top1,
