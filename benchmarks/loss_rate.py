@@ -164,6 +164,7 @@ def main() -> None:
     model = model.double()
     graph = trace(model, (held[0][0],))
     bench = Workbench(model, graph, [unpack(b) for b in held])
+    bench.size = args.samples  # the network is tiny: one run of the program for the whole batch
     text = report(bench, args.picks, args.samples, test)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "loss_rate.md").write_text(text)

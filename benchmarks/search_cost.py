@@ -30,7 +30,9 @@ def peak() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--model", default="torchvision:resnet50")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--size", type=int, default=224)

@@ -62,13 +62,20 @@ def test_a_pruned_run_can_be_pruned_again(pruned: Path, tmp_path: Path, answer) 
     assert answer("verify", out)["passed"]
 
 
-def test_no_report_leaves_none(trained: Path, tmp_path: Path, answer) -> None:
+def test_no_report_leaves_none(trained: Path, tmp_path: Path, answer, sprig) -> None:
     out = tmp_path / "bare"
     call = ("prune", "--model", trained, *DATA, "--macs", "0.5", "--method", "magnitude")
-    answer(*call, "--no-report", "--out", out)
+    assert sprig(*call, "--no-report", "--out", out).stderr == ""  # the weights are the run's own
     assert not (out / "report.html").exists()
     page = answer("report", out)["report"]
     assert Path(page).is_file()
+
+
+def test_random_weights_are_said_to_be_random(tmp_path: Path, sprig) -> None:
+    call = ("prune", "--model", "sprig:lenet-300-100", "--model-args", "image_size=8", *DATA)
+    result = sprig(*call, "--macs", "0.5", "--method", "random", "--out", tmp_path / "bare")
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    assert "random weights" in result.stderr
 
 
 def test_prune_twice_gives_the_same_bits(

@@ -103,9 +103,9 @@ def story(screen: Screen, path: Any) -> None:
     """What to do next."""
     screen.say("\nWhat next:")
     for command, does in (
-        (f"sprig verify {path}", "recompute every claim from the files"),
-        (f"sprig finetune {path} --out {path}-tuned", "train the small network further"),
+        (f"sprig verify {path}", "recompute every claim"),
+        (f"sprig finetune {path} --out {path}-tuned", "train it further"),
         (f"sprig export {path}", "write it as ONNX"),
     ):
-        screen.say(f"  {command:<52} {does}")
+        screen.say(f"  {command:<50} {does}")
     screen.say(f"  open {path / 'report.html'}")

@@ -1,6 +1,6 @@
 """What can be pruned in a model, what cannot and why, and what each group costs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from sprig.core.types import Graph
+
+SHOWN = 3  # names listed with a reason
+NAME = 36  # characters of a group's name in the table: with the figures it fits into 80
 
 
 def run(
@@ -55,9 +58,12 @@ def run(
     fixed = reasons(graph)
     if fixed:
         screen.say("\nWhat cannot be pruned, and why:")
-        for reason, names in fixed.items():
-            screen.say(f"  {reason}: {', '.join(names[:4])}{_more(names)}")
-    stops = [stop for stop in graph.frozen if not any(stop.reason in reason for reason in fixed)]
+        for reason, groups in fixed.items():
+            screen.say(f"  {reason}: {', '.join(list(groups)[:SHOWN])}{_more(groups)}")
+            detail = next(iter(groups.values()))
+            if detail:
+                screen.say(f"    ({'first: ' if len(groups) > 1 else ''}{detail}")
+    stops = [stop for stop in graph.frozen if stop.reason not in fixed]
     if stops:
         screen.say("\nWhere channels were lost sight of:")
         for stop in stops:
@@ -92,13 +98,13 @@ def group_table(graph: "Graph", share: Mapping[int, float]) -> "Table":
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("group", max_width=36, overflow="fold")
+    table.add_column("group", no_wrap=True)
     for head in ("units", "channels", "readers", "of MACs"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for group in graph.groups:
         table.add_row(
-            group.name,
+            short(group.name, NAME),
             str(group.size),
             str(group.channels),
             str(len(group.consumers)),
@@ -109,17 +115,27 @@ def group_table(graph: "Graph", share: Mapping[int, float]) -> "Table":
     return table
 
 
-def reasons(graph: "Graph") -> dict[str, list[str]]:
-    """Names of the groups that may not be touched, by reason."""
-    found: dict[str, list[str]] = {}
+def reasons(graph: "Graph") -> dict[str, dict[str, str]]:
+    """By reason: the groups that may not be touched, each with the operation that is to blame."""
+    found: dict[str, dict[str, str]] = {}
     for group in graph.groups:
         if group.reason is not None:
-            found.setdefault(group.reason, []).append(group.name)
+            reason, _, detail = group.reason.partition(" (")
+            found.setdefault(reason, {})[group.name] = detail
     return found
 
 
-def _more(names: list[str]) -> str:
-    return f" and {len(names) - 4} more" if len(names) > 4 else ""
+def short(name: str, most: int) -> str:
+    """The name, its middle left out where it is too long; all of it is in the JSON.
+
+    >>> short("encoder.layers.0.self_attention", 21)
+    'encod….self_attention'
+    """
+    return name if len(name) <= most else f"{name[: most // 4]}…{name[most // 4 - most + 1 :]}"
+
+
+def _more(names: Sized) -> str:
+    return f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
 
 
 def _example(image: Any, shape: str | None, data: str | None, seed: int) -> tuple[Any, ...]:

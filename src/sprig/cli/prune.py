@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sprig.core.folder import RunFolder
     from sprig.core.types import Budget
 
+BARE = ("torchvision", "timm", "sprig")  # model specs that give random weights where none are named
+
 
 def run(
     model: ModelOptions,
@@ -97,6 +99,11 @@ def run(
             progress=bars,
         )
     conclude(screen, folder, command, loaded.built, report=out.report)
+    if model.weights is None and model.model.partition(":")[0] in BARE:
+        screen.note(
+            f"note: {model.model} was cut with random weights, for no --weights were given; "
+            "what it says of quality says nothing of a trained network"
+        )
 
 
 def remember(folder: "RunFolder", command: dict[str, Any]) -> None:

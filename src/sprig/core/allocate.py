@@ -35,7 +35,11 @@ def targets(budget: Budget, graph: Graph) -> dict[str, float]:
         value = getattr(budget, unit)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float | np.number)
+            or not np.isfinite(value)
+        ):
             raise InputError(f"budget {unit}={value!r} is not a number; {EXPECTED}")
         if value <= 0:
             raise InputError(f"budget {unit}={value} is not positive; {EXPECTED}")
@@ -57,7 +61,9 @@ def hull(harm: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     for i in points:
         while len(kept) >= 2:
             a, b = kept[-2], kept[-1]
-            cross = (sizes[b] - sizes[a]) * (harm[i] - harm[a]) - (harm[b] - harm[a]) * (sizes[i] - sizes[a])
+            cross = (sizes[b] - sizes[a]) * (harm[i] - harm[a]) - (harm[b] - harm[a]) * (
+                sizes[i] - sizes[a]
+            )
             if cross > 0:
                 break
             kept.pop()
@@ -95,7 +101,15 @@ class Allocator:
         def at(fraction: float) -> np.ndarray:
             kept = self.full.copy()
             for choice in self.choices:
-                i = max(0, int(np.searchsorted(choice.sizes, fraction * choice.sizes[-1] + 1e-9, side="right")) - 1)
+                i = max(
+                    0,
+                    int(
+                        np.searchsorted(
+                            choice.sizes, fraction * choice.sizes[-1] + 1e-9, side="right"
+                        )
+                    )
+                    - 1,
+                )
                 kept[choice.group] = choice.sizes[i]
             return kept
 
@@ -119,7 +133,9 @@ class Allocator:
                 )
 
     def _over(self, kept: np.ndarray, limits: Mapping[str, float]) -> dict[str, float]:
-        return {u: v for u, limit in limits.items() if (v := self.models[u](kept)) > limit * (1 + 1e-12)}
+        return {
+            u: v for u, limit in limits.items() if (v := self.models[u](kept)) > limit * (1 + 1e-12)
+        }
 
     def _start(self, limits: Mapping[str, float]) -> np.ndarray:
         """The first point of the descent within the limits; of a single unit's descent all points are kept."""
@@ -179,7 +195,9 @@ class Allocator:
                 if g in blocked or i + 1 >= len(choice.sizes):
                     continue
                 step = choice.sizes[i + 1] - choice.sizes[i]
-                price = max((slopes[u][g] * step / max(limits[u], 1.0) for u in limits), default=0.0)
+                price = max(
+                    (slopes[u][g] * step / max(limits[u], 1.0) for u in limits), default=0.0
+                )
                 if any(slopes[u][g] * step > spare[u] for u in limits):
                     trial = kept.copy()
                     trial[g] = choice.sizes[i + 1]
@@ -187,7 +205,10 @@ class Allocator:
                         blocked.add(g)
                         continue
                 rate = (choice.harm[i] - choice.harm[i + 1]) / max(price, 1e-300)
-                rank = (rate, -choice.sizes[i] / choice.sizes[-1])  # among equals, the group that kept least
+                rank = (
+                    rate,
+                    -choice.sizes[i] / choice.sizes[-1],
+                )  # among equals, the group that kept least
                 if best is None or rank > best_rank:
                     best, best_rank = choice, rank
             if best is None:

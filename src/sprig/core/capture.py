@@ -32,7 +32,9 @@ def capture(
     try:
         own = pytree.tree_map(_apart, (tuple(args), dict(kwargs or {})))
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # export's own deprecation notes say nothing about the model
+            warnings.simplefilter(
+                "ignore"
+            )  # export's own deprecation notes say nothing about the model
             return torch.export.export(twin, own[0], own[1], strict=False)
     except Exception as error:
         raise TraceError(
@@ -52,9 +54,13 @@ def check_example(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
         raise InputError(
             f"example_inputs is a {type(args).__name__}, expected a tuple of the model's arguments, e.g. (x,)"
         )
-    tensors = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs or {}))) if isinstance(leaf, Tensor)]
+    tensors = [
+        leaf for leaf in pytree.tree_leaves((args, dict(kwargs or {}))) if isinstance(leaf, Tensor)
+    ]
     if not tensors:
-        raise InputError("example_inputs holds no tensor; expected the model's arguments, e.g. (x,)")
+        raise InputError(
+            "example_inputs holds no tensor; expected the model's arguments, e.g. (x,)"
+        )
     for leaf in tensors:
         if leaf.dim() and leaf.shape[0] == 0:
             raise InputError(f"example input of shape {tuple(leaf.shape)} is empty")
@@ -77,6 +83,8 @@ def _line(error: BaseException) -> str:
 def _where(error: BaseException) -> str:
     """Innermost frame of the user's own code in the traceback."""
     frames = traceback.extract_tb(error.__traceback__)
-    outside = [f for f in frames if "/torch/" not in f.filename and "/sprig/core/" not in f.filename]
+    outside = [
+        f for f in frames if "/torch/" not in f.filename and "/sprig/core/" not in f.filename
+    ]
     chosen = outside[-1] if outside else (frames[-1] if frames else None)
     return f"{chosen.filename}:{chosen.lineno} ({chosen.name})" if chosen else "an unknown line"

@@ -1,4 +1,4 @@
-"""The checks behind a certificate. Each gives a claim with its number, the tolerance, the data, and how it was checked."""
+"""The checks behind a certificate: each gives a claim with its number, tolerance, data, and how it was checked."""
 
 import copy
 import math
@@ -63,14 +63,24 @@ def widen(model: nn.Module, small: nn.Module, plan: Plan, graph: Graph) -> nn.Mo
 
 
 def masked_equals_shrunk(
-    model: nn.Module, small: nn.Module, plan: Plan, graph: Graph, example: tuple[Any, ...], seed: int
+    model: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    graph: Graph,
+    example: tuple[Any, ...],
+    seed: int,
 ) -> list[Claim]:
     """The shrunk module gives what the masked network gives, in both precisions."""
     inputs = probe_inputs(example, seed)
     wide = widen(model, small, plan, graph)
     claims = []
-    for label, dtype, tolerance in (("float64", torch.float64, DOUBLE), ("float32", torch.float32, SINGLE)):
-        cast = tuple(t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in inputs)
+    for label, dtype, tolerance in (
+        ("float64", torch.float64, DOUBLE),
+        ("float32", torch.float32, SINGLE),
+    ):
+        cast = tuple(
+            t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in inputs
+        )
         with torch.no_grad():
             a = copy.deepcopy(wide).eval().to(dtype)(*cast)
             b = copy.deepcopy(small).eval().to(dtype)(*cast)
@@ -94,7 +104,11 @@ def _first(inputs: Sequence[Any]) -> Tensor:
 
 
 def recount(
-    small: nn.Module, plan: Plan, graph: Graph, example: tuple[Any, ...], limits: Mapping[str, float]
+    small: nn.Module,
+    plan: Plan,
+    graph: Graph,
+    example: tuple[Any, ...],
+    limits: Mapping[str, float],
 ) -> list[Claim]:
     """Cost predicted from the graph, counted again on the shrunk module; and every limit is met."""
     again = cost(build(small, example))
@@ -130,9 +144,7 @@ def recount(
     return claims
 
 
-def layer_errors(
-    bench: Workbench, small_wide: nn.Module, *, label: str, description: str
-) -> Claim:
+def layer_errors(bench: Workbench, small_wide: nn.Module, *, label: str, description: str) -> Claim:
     """Error of every consumer's output, pruned against dense, on stated inputs. A figure, not a promise."""
     replay, graph = bench.replay, bench.graph
     weights = state_of(small_wide)
@@ -148,13 +160,13 @@ def layer_errors(
 
             return watch
 
-        watch = {replay.index[n]: keep(n, chunk.rows) for n in lost}
+        watches = {replay.index[n]: keep(n, chunk.rows) for n in lost}
         live = replay.start(chunk.args, chunk.kwargs, chunk.rows)
-        end = max(watch, default=-1) + 1
-        replay.advance(live.fork(), bench.weights, end, watch)
+        end = max(watches, default=-1) + 1
+        replay.advance(live.fork(), bench.weights, end, watches)
         dense = dict(outputs)
         outputs.clear()
-        replay.advance(live, weights, end, watch)
+        replay.advance(live, weights, end, watches)
         for name, a in dense.items():
             b = outputs[name]
             channel = 1 if a.dim() != 3 and a.dim() > 2 else a.dim() - 1
@@ -198,7 +210,7 @@ def floors(path: Path, plan: Plan, data: str) -> list[Claim]:
             value=gap,
             tolerance=1e-9,
             data=data,
-            how="tail singular values of the consumers' outputs (k channels give rank at most k x block) and removal costs",
+            how="tail singular values of the consumers' outputs (rank at most k x block), removal costs",
             detail=detail,
         )
     ]
@@ -250,4 +262,13 @@ def versions() -> dict[str, str]:
     }
 
 
-__all__ = ["floors", "layer_errors", "masked_equals_shrunk", "recount", "same", "submodularity", "versions", "widen"]
+__all__ = [
+    "floors",
+    "layer_errors",
+    "masked_equals_shrunk",
+    "recount",
+    "same",
+    "submodularity",
+    "versions",
+    "widen",
+]

@@ -75,19 +75,23 @@ def collect(
         columns = weight[0].numel()
         sums[c.node] = tuple(  # type: ignore[assignment]
             Accumulator(
-                columns, name=c.node, precision="float32", device=weight.device, compact=columns >= WIDE
+                columns,
+                name=c.node,
+                precision="float32",
+                device=weight.device,
+                compact=columns >= WIDE,
             )
             for _ in "ab"
         )
-        limit = row_limit(c, columns, bench.samples, per_column, least)
-        limits[c.node] = -(-limit // len(bench.chunks))
+        limits[c.node] = row_limit(c, columns, bench.samples, per_column, least)
     generator = bench.generator(1)
     replay = bench.replay
 
     def watcher(c: Consumer, rows_here: int, half: int) -> Any:
         def watch(inputs: tuple[Tensor, ...], output: Tensor) -> None:
             keep = live_rows(bench, inputs[0], rows_here)
-            x, _ = consumer_rows(c, bench.weights[c.weight], inputs[0], keep, limits[c.node], generator)
+            share = -(-limits[c.node] * rows_here // bench.samples)  # a part chunk gives its part
+            x, _ = consumer_rows(c, bench.weights[c.weight], inputs[0], keep, share, generator)
             sums[c.node][half].add(x)
 
         return watch
@@ -96,7 +100,9 @@ def collect(
         bench.progress("moments", done, len(bench.chunks))
         watch = {replay.index[c.node]: watcher(c, chunk.rows, int(judges(done))) for c in wanted}
         last = max(watch, default=-1)
-        replay.advance(replay.start(chunk.args, chunk.kwargs, chunk.rows), bench.weights, last + 1, watch)
+        replay.advance(
+            replay.start(chunk.args, chunk.kwargs, chunk.rows), bench.weights, last + 1, watch
+        )
     bench.progress("moments", len(bench.chunks), len(bench.chunks))
     out = {}
     for node in list(sums):  # one by one: two copies of everything would double the memory
@@ -105,4 +111,4 @@ def collect(
     return out
 
 
-__all__ = ["WIDE", "collect", "judges", "consumer_rows", "live_rows", "row_limit", "targets_at"]
+__all__ = ["WIDE", "collect", "consumer_rows", "judges", "live_rows", "row_limit", "targets_at"]

@@ -31,7 +31,9 @@ class CostModel:
         self.groups = len(graph.groups)
         self.sizes = np.array([g.size for g in graph.groups], dtype=float)
         terms = [t for t in graph.terms if t.unit == unit]
-        self.fixed = sum(t.coefficient * float(np.prod([len(a) for a in t.axes])) for t in terms if not _free(t))
+        self.fixed = sum(
+            t.coefficient * float(np.prod([len(a) for a in t.axes])) for t in terms if not _free(t)
+        )
         live = [t for t in terms if _free(t)]
         self.coefficient = np.array([t.coefficient for t in live])
         width = max((len(t.axes) for t in live), default=0)

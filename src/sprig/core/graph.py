@@ -18,7 +18,9 @@ from sprig.core.ops.flow import Classes, ContractionNote, Flow
 from sprig.core.types import Axis, Consumer, CostTerm, Graph, Group, Slot
 
 
-def build(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Graph:
+def build(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> Graph:
     """Groups, slots, consumers and costs of a model; nothing is run but the export."""
     program = capture(model, args, kwargs)
     flow = Flow(batch=batch_size(args, kwargs), canonical=canonical_names(model))
@@ -39,7 +41,7 @@ def walk(program: torch.export.ExportedProgram, flow: Flow) -> None:
     """Carry labels through every node of a program, in order."""
     flow.params.clear()
     flow.values.clear()
-    named = dict(program.graph_signature.inputs_to_parameters)
+    named: dict[str, Any] = dict(program.graph_signature.inputs_to_parameters)
     named.update(program.graph_signature.inputs_to_buffers)
     for node in program.graph.nodes:
         if node.op == "placeholder":
@@ -59,7 +61,10 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
     """Every name of a parameter or buffer -> its first name (tied tensors have several)."""
     first: dict[int, str] = {}
     out = {}
-    for named in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
+    for named in (
+        model.named_parameters(remove_duplicate=False),
+        model.named_buffers(remove_duplicate=False),
+    ):
         for name, tensor in named:
             out[name] = first.setdefault(id(tensor), name)
     return out
@@ -73,7 +78,11 @@ def _has_tensor(node: fx.Node) -> bool:
 
 def _unread(program: torch.export.ExportedProgram, model: nn.Module) -> list[str]:
     kinds = (InputKind.PARAMETER, InputKind.BUFFER)
-    by_name = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.kind in kinds}
+    by_name = {
+        spec.arg.name: spec.target
+        for spec in program.graph_signature.input_specs
+        if spec.kind in kinds
+    }
     read = {by_name[n.name] for n in program.graph.nodes if n.name in by_name and n.users}
     tensors = dict(model.named_parameters(remove_duplicate=False))
     ids = {id(tensors[name]) for name in read if name in tensors}
@@ -123,7 +132,11 @@ class _Builder:
         """Classes that meet in one produced dimension share one choice."""
         meet = Classes()
         meet.parent = list(range(len(self.classes.parent)))
-        rows = [self.classes.roots(n.labels) for n in self.flow.slots if n.role == "producer" and n.labels.any()]
+        rows = [
+            self.classes.roots(n.labels)
+            for n in self.flow.slots
+            if n.role == "producer" and n.labels.any()
+        ]
         for roots in rows:
             for root in roots[1:].tolist():
                 meet.unite(int(roots[0]), root)
@@ -144,9 +157,12 @@ class _Builder:
     ) -> Group:
         mine = [s for s in slots if (s.axis.group == index).any()]
         names = {
-            role: tuple(dict.fromkeys(s.tensor for s in mine if s.role == role)) for role in ("producer", "follower")
+            role: tuple(dict.fromkeys(s.tensor for s in mine if s.role == role))
+            for role in ("producer", "follower")
         }
-        channels = {s.tensor: int((s.axis.group == index).sum()) for s in mine if s.role == "producer"}
+        channels = {
+            s.tensor: int((s.axis.group == index).sum()) for s in mine if s.role == "producer"
+        }
         reasons = [self.classes.reason[u] for u in units if u in self.classes.reason]
         reason = reasons[0] if reasons else None
         readers = tuple(i for i, c in enumerate(consumers) if index in c.groups)
@@ -251,7 +267,9 @@ def _unique_names(groups: Sequence[Group]) -> tuple[Group, ...]:
     return tuple(out)
 
 
-def _fingerprint(groups: Sequence[Group], slots: Sequence[Slot], shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _fingerprint(
+    groups: Sequence[Group], slots: Sequence[Slot], shapes: Mapping[str, tuple[int, ...]]
+) -> str:
     """Same model code and configuration, same fingerprint; weights do not enter."""
     digest = hashlib.sha256()
     for name in sorted(shapes):

@@ -28,10 +28,14 @@ def harm(dense: Sequence[Tensor], changed: Sequence[Tensor], *, scores: bool) ->
     lost, power = None, 0
     samples = max((len(a) for a in dense if a.dim()), default=0)
     for a, b in zip(dense, changed, strict=True):
-        if not a.dim() or len(a) != samples:  # e.g. a loss beside the scores: not one row per sample
+        if (
+            not a.dim() or len(a) != samples
+        ):  # e.g. a loss beside the scores: not one row per sample
             continue
         a, b = a.double().reshape(samples, -1), b.double().reshape(samples, -1)
-        spread = float((a - a.mean(0)).square().sum(1).mean()) or float(a.square().sum(1).mean()) or 1.0
+        spread = (
+            float((a - a.mean(0)).square().sum(1).mean()) or float(a.square().sum(1).mean()) or 1.0
+        )
         here = (a - b).square().sum(1) / spread
         lost = here if lost is None else lost + here
         power += 1

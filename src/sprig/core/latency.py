@@ -30,7 +30,7 @@ def latency(
     inputs = map_tensors(args, fit)
     was = model.training
     model.eval()
-    times = []
+    times: list[float] = []
     with torch.no_grad():
         start = time.perf_counter()
         model(*copy.deepcopy(inputs))

@@ -20,13 +20,19 @@ class Path:
 
     graph: Graph
     groups: Mapping[str, GroupPath]
-    harm: Mapping[str, tuple[float, ...]]  # per group: harm to the network's output with n units kept
+    harm: Mapping[
+        str, tuple[float, ...]
+    ]  # per group: harm to the network's output with n units kept
     method: str = "refit"
     config: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     round_to: int = 1
-    chosen: Mapping[str, int] = field(default_factory=dict)  # sizes that the method set itself, without a budget
-    record: Mapping[str, float] = field(default_factory=dict)  # figures of the search itself, for people to read
+    chosen: Mapping[str, int] = field(
+        default_factory=dict
+    )  # sizes that the method set itself, without a budget
+    record: Mapping[str, float] = field(
+        default_factory=dict
+    )  # figures of the search itself, for people to read
 
     @cached_property
     def allocator(self) -> Allocator:
@@ -55,21 +61,32 @@ class Path:
         if budget.latency_ms is not None or budget.latency is not None:
             raise InputError("latency budgets are not available yet; give macs=, params= or bytes=")
         limits = targets(budget, self.graph)
-        sizes = self.allocator.sizes if self.harm else self.allocator.even  # nothing known: one fraction everywhere
+        sizes = (
+            self.allocator.sizes if self.harm else self.allocator.even
+        )  # nothing known: one fraction everywhere
         aim = dict(limits)
         while True:
             plan = self.plan(sizes(aim))
-            over = {u: plan.cost[u] / limit for u, limit in limits.items() if plan.cost[u] > limit * (1 + 1e-12)}
+            over = {
+                u: plan.cost[u] / limit
+                for u, limit in limits.items()
+                if plan.cost[u] > limit * (1 + 1e-12)
+            }
             if not over:
                 return plan
-            for unit, times in over.items():  # units of unlike size: the mean that was reckoned with is not these
+            for (
+                unit,
+                times,
+            ) in over.items():  # units of unlike size: the mean that was reckoned with is not these
                 aim[unit] *= 0.999 / times
 
     def own(self) -> Plan:
         """The plan at the sizes that the method chose by its own tolerance."""
         if not self.chosen:
             raise InputError(f"method {self.method!r} chooses no sizes of its own; give a budget")
-        return self.plan({g.index: self.chosen[g.name] for g in self.graph.groups if g.name in self.chosen})
+        return self.plan(
+            {g.index: self.chosen[g.name] for g in self.graph.groups if g.name in self.chosen}
+        )
 
     def plan(self, sizes: Mapping[int, int]) -> Plan:
         """The plan that keeps the first `sizes[group index]` picks of each group."""
@@ -90,7 +107,9 @@ class Path:
 
     def predicted(self, plan: Plan) -> float:
         """Summed harm at the plan's sizes."""
-        return float(sum(self.harm[name][len(kept)] for name, kept in plan.keep.items() if name in self.harm))
+        return float(
+            sum(self.harm[name][len(kept)] for name, kept in plan.keep.items() if name in self.harm)
+        )
 
 
 def with_cost(plan: Plan, graph: Graph) -> Plan:

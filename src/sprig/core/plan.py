@@ -110,11 +110,15 @@ class Plan:
                 raise PlanError(f"plan names the group {name!r}, which the model does not have")
             group = known[name]
             if self.sizes.get(name) != group.size:
-                raise PlanError(f"{name}: plan says {self.sizes.get(name)} units, model has {group.size}")
+                raise PlanError(
+                    f"{name}: plan says {self.sizes.get(name)} units, model has {group.size}"
+                )
             if not kept:
                 raise PlanError(f"{name}: plan keeps nothing; at least one unit must stay")
             if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= group.size:
-                raise PlanError(f"{name}: kept units must be ascending, distinct, in 0..{group.size - 1}")
+                raise PlanError(
+                    f"{name}: kept units must be ascending, distinct, in 0..{group.size - 1}"
+                )
             if not group.prunable and len(kept) < group.size:
                 raise PlanError(f"{name} may not be pruned: {group.reason}")
 

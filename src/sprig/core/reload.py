@@ -16,14 +16,16 @@ def reshape(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> nn.Modul
     twin = copy.deepcopy(model)
     canonical = canonical_names(twin)
     made: dict[str, Tensor] = {}
-    for name, first in canonical.items():
+    for first in canonical.values():
         if first not in shapes:
             raise StoreError(
                 f"the run has no tensor {first!r}, the model has; give a model of the class that was pruned"
             )
     for name in shapes:
         if name not in canonical:
-            raise StoreError(f"the run has the tensor {name!r}, the model has not; give a model of the class that was pruned")
+            raise StoreError(
+                f"the run has the tensor {name!r}, the model has not; give a model of the class that was pruned"
+            )
     for name, first in canonical.items():
         path, _, attr = name.rpartition(".")
         module = twin.get_submodule(path)
@@ -37,7 +39,9 @@ def reshape(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> nn.Modul
             )
         if first not in made:
             fresh = torch.zeros(shape, dtype=old.dtype, device=old.device)
-            made[first] = nn.Parameter(fresh, old.requires_grad) if isinstance(old, nn.Parameter) else fresh
+            made[first] = (
+                nn.Parameter(fresh, old.requires_grad) if isinstance(old, nn.Parameter) else fresh
+            )
         store = module._parameters if isinstance(old, nn.Parameter) else module._buffers
         store[attr] = made[first]  # type: ignore[assignment]
         renumber(module, attr, tuple(old.shape))

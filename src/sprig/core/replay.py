@@ -46,7 +46,9 @@ class Count:
 class Replay:
     """A program at one batch size, with weights handed in at every step."""
 
-    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         kwargs = kwargs or {}
         self.batch = batch_size(args, kwargs)
         self.program = capture(model, args, kwargs)
@@ -55,7 +57,9 @@ class Replay:
         canonical = canonical_names(model)
         signature = self.program.graph_signature
         named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        self.tensor_of = {n: canonical.get(named[n.name], named[n.name]) for n in self.nodes if n.name in named}
+        self.tensor_of = {
+            n: canonical.get(named[n.name], named[n.name]) for n in self.nodes if n.name in named
+        }
         self.constants = {
             n: self.program.constants[signature.inputs_to_lifted_tensor_constants[n.name]]
             for n in self.nodes
@@ -70,10 +74,17 @@ class Replay:
         self._check(model, args, kwargs)
 
     # ---- running -----------------------------------------------------------------------------
-    def start(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, rows: int | None = None) -> Live:
+    def start(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None = None,
+        rows: int | None = None,
+    ) -> Live:
         named = dict(kwargs or {})
         if set(named) != set(self.keywords):
-            raise InputError(f"a batch names the inputs {sorted(named)}, expected {sorted(self.keywords)}")
+            raise InputError(
+                f"a batch names the inputs {sorted(named)}, expected {sorted(self.keywords)}"
+            )
         leaves = pytree.tree_leaves((args, {k: named[k] for k in self.keywords}))
         values = dict(zip(self.inputs, leaves, strict=True))
         return Live(0, values, self.batch if rows is None else rows)
@@ -90,7 +101,11 @@ class Replay:
             return self._run(live, weights, stop, watch)
 
     def _run(
-        self, live: Live, weights: Mapping[str, Tensor], stop: int, watch: Mapping[int, Watch] | None
+        self,
+        live: Live,
+        weights: Mapping[str, Tensor],
+        stop: int,
+        watch: Mapping[int, Watch] | None,
     ) -> Live:
         values = live.values
         for i in range(live.at, min(stop, len(self.nodes))):
@@ -101,7 +116,9 @@ class Replay:
             if target is not node.target and (target is None or _shares(node.args[0], values)):
                 target = node.target
                 self._set_apart(node.args[0], values, weights)
-            inputs = fx.node.map_arg((node.args, node.kwargs), lambda n: self._read(n, values, weights))
+            inputs = fx.node.map_arg(
+                (node.args, node.kwargs), lambda n: self._read(n, values, weights)
+            )
             result = target(*inputs[0], **inputs[1])
             if _contracts(node):
                 self.count.layers += 1
@@ -114,7 +131,9 @@ class Replay:
                 values.pop(dead, None)
         return Live(max(stop, live.at), values, live.rows)
 
-    def finish(self, live: Live, weights: Mapping[str, Tensor], *, grad: bool = False) -> list[Tensor]:
+    def finish(
+        self, live: Live, weights: Mapping[str, Tensor], *, grad: bool = False
+    ) -> list[Tensor]:
         """Run to the end; the floating outputs, cut to the rows that count."""
         live = self.advance(live, weights, len(self.nodes), grad=grad)
         output = self.nodes[-1]
@@ -126,7 +145,9 @@ class Replay:
             if isinstance(t, Tensor) and t.is_floating_point()
         ]
 
-    def _read(self, node: fx.Node, values: Mapping[fx.Node, Any], weights: Mapping[str, Tensor]) -> Any:
+    def _read(
+        self, node: fx.Node, values: Mapping[fx.Node, Any], weights: Mapping[str, Tensor]
+    ) -> Any:
         if node in values:
             return values[node]
         if node in self.tensor_of:
@@ -134,7 +155,9 @@ class Replay:
             return weights[name] if name in weights else self.program.constants[name]
         return self.constants[node]
 
-    def _set_apart(self, node: fx.Node, values: dict[fx.Node, Any], weights: Mapping[str, Tensor]) -> None:
+    def _set_apart(
+        self, node: fx.Node, values: dict[fx.Node, Any], weights: Mapping[str, Tensor]
+    ) -> None:
         """Give a value and the views of it memory of their own, so that they can be written to."""
         family = {node: self._read(node, values, weights), **_relatives(node, values)}
         base = max(family.values(), key=Tensor.numel)
@@ -203,7 +226,9 @@ def _relatives(node: fx.Node, values: Mapping[fx.Node, Any]) -> dict[fx.Node, Te
     if not isinstance(own, Tensor) or not own.numel():
         return {}
     place = own.untyped_storage().data_ptr()
-    others = ((n, v) for n, v in values.items() if n is not node and isinstance(v, Tensor) and v.numel())
+    others = (
+        (n, v) for n, v in values.items() if n is not node and isinstance(v, Tensor) and v.numel()
+    )
     return {n: v for n, v in others if v.untyped_storage().data_ptr() == place}
 
 
@@ -213,7 +238,11 @@ def _shares(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
 
 def _extent(value: Tensor) -> int:
     """How far a tensor reaches in its memory."""
-    return 1 + sum((n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True)) if value.numel() else 0
+    return (
+        1 + sum((n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True))
+        if value.numel()
+        else 0
+    )
 
 
 @dataclass(frozen=True)
@@ -232,7 +261,9 @@ def chunks(triples: Iterable[Triple], size: int) -> list[Chunk]:
     names = list(found[0][1])
     for _, kwargs, _ in found:
         if set(kwargs) != set(names):
-            raise InputError(f"a batch names the inputs {sorted(kwargs)}, the first one {sorted(names)}")
+            raise InputError(
+                f"a batch names the inputs {sorted(kwargs)}, the first one {sorted(names)}"
+            )
     flat = [pytree.tree_flatten((args, {k: kwargs[k] for k in names})) for args, kwargs, _ in found]
     counts = [count(t) for t in found]
     total, spec = sum(counts), flat[0][1]
@@ -240,7 +271,9 @@ def chunks(triples: Iterable[Triple], size: int) -> list[Chunk]:
     for i, first in enumerate(flat[0][0]):
         leaves = [batch[0][i] for batch in flat]
         per_sample = isinstance(first, Tensor) and first.dim() > 0
-        per_sample = per_sample and all(x.shape[0] == n for x, n in zip(leaves, counts, strict=True))
+        per_sample = per_sample and all(
+            x.shape[0] == n for x, n in zip(leaves, counts, strict=True)
+        )
         columns.append(torch.cat(leaves) if per_sample else first)
     targets = [t for _, _, t in found]
     whole = all(isinstance(t, Tensor) and t.dim() > 0 for t in targets)
@@ -250,7 +283,10 @@ def chunks(triples: Iterable[Triple], size: int) -> list[Chunk]:
     for start in range(0, total, size):
         rows = min(size, total - start)
         index = torch.arange(start, start + size) % total
-        cut = [c[index] if isinstance(c, Tensor) and c.dim() and c.shape[0] == total else c for c in columns]
+        cut = [
+            c[index] if isinstance(c, Tensor) and c.dim() and c.shape[0] == total else c
+            for c in columns
+        ]
         args, kwargs = pytree.tree_unflatten(cut, spec)
         out.append(Chunk(args, kwargs, rows, None if target is None else target[index[:rows]]))
     return out

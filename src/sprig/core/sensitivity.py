@@ -42,7 +42,9 @@ def measure(
 
     Groups are visited in data-flow order, so the prefix before each is run once per chunk and kept.
     """
-    unseen = [c for i, c in enumerate(bench.chunks) if judges(i)] or bench.chunks  # by the trial weights
+    unseen = [
+        c for i, c in enumerate(bench.chunks) if judges(i)
+    ] or bench.chunks  # by the trial weights
     replay = bench.replay
     first: dict[int, int] = {}
     for trial in trials:
@@ -120,7 +122,9 @@ def interpolate(
     logs = np.log(np.maximum(excess, floor))
     inside = np.interp(logs, x, y)
     slope_low = 1.0
-    slope_high = float(np.clip((y[-1] - y[-2]) / max(x[-1] - x[-2], 1e-9), 0.5, 2.0)) if len(x) > 1 else 1.0
+    slope_high = (
+        float(np.clip((y[-1] - y[-2]) / max(x[-1] - x[-2], 1e-9), 0.5, 2.0)) if len(x) > 1 else 1.0
+    )
     result = np.where(logs < x[0], y[0] + slope_low * (logs - x[0]), inside)
     result = np.where(logs > x[-1], y[-1] + slope_high * (logs - x[-1]), result)
     values = np.where(excess > floor, np.exp(result), 0.0)

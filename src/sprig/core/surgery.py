@@ -16,6 +16,11 @@ from sprig.core.types import Graph, Outcome, Slot
 Masks = Mapping[int, np.ndarray]
 
 
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer under its first name: the tensors themselves."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
 def apply(model: nn.Module, outcome: Outcome) -> nn.Module:
     """A copy of the model with the outcome's weights, all shapes as before."""
     twin = copy.deepcopy(model)
@@ -25,13 +30,14 @@ def apply(model: nn.Module, outcome: Outcome) -> nn.Module:
 
 def put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Write tensors of unchanged shape into a module that is ours."""
-    tensors = dict(model.named_parameters())
-    tensors.update(model.named_buffers())
+    tensors = state(model)
     with torch.no_grad():
         for name, value in weights.items():
             if name not in tensors or tensors[name].shape != value.shape:
                 found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
-                raise SurgeryError(f"{name}: the model has {found}, the weights have {tuple(value.shape)}")
+                raise SurgeryError(
+                    f"{name}: the model has {found}, the weights have {tuple(value.shape)}"
+                )
             tensors[name].copy_(value)
 
 
@@ -43,8 +49,7 @@ def mask(model: nn.Module, plan: Plan | Outcome, graph: Graph) -> nn.Module:
 
 def mask_(model: nn.Module, masks: Masks, graph: Graph) -> nn.Module:
     """Zero in place, in a module that is ours: columns of the consumers, rows of the producers."""
-    tensors = dict(model.named_parameters())
-    tensors.update(model.named_buffers())
+    tensors = state(model)
     with torch.no_grad():
         for slot in graph.slots:
             if slot.role == "follower":
@@ -82,7 +87,7 @@ def shrink_(model: nn.Module, masks: Masks, graph: Graph) -> nn.Module:
 
 def fits(model: nn.Module, graph: Graph) -> None:
     """Refuse a model whose tensors are not those that the graph was traced on."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = state(model)
     for name, shape in graph.shapes.items():
         found = tuple(tensors[name].shape) if name in tensors else None
         if found != tuple(shape):

@@ -14,7 +14,9 @@ from sprig.core.graph import build
 from sprig.core.surgery import mask_, shrink_
 from sprig.core.types import Graph, Group
 
-TOLERANCE = 1e-3  # of a probe in the model's own precision; certificates hold the result to far less
+TOLERANCE = (
+    1e-3  # of a probe in the model's own precision; certificates hold the result to far less
+)
 FINE = 1e-8  # of a float64 probe
 
 
@@ -40,7 +42,9 @@ def trace(
     return probe(model, graph, tuple(example_inputs), kwargs or {})
 
 
-def probe(model: nn.Module, graph: Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Graph:
+def probe(
+    model: nn.Module, graph: Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Graph:
     """Try all prunable groups at once; if that fails, halve until the culprits are alone, and refuse them."""
     candidates = [g.index for g in graph.prunable]
     refused: dict[int, str] = {}
@@ -98,7 +102,11 @@ class _Trial:
             run(lambda twin: twin, self.model, *self.inputs)
             self.tolerance = FINE
         except Exception:  # it insists on its own precision
-            self.model, self.inputs, self.tolerance = stirred(model), (args, dict(kwargs)), TOLERANCE
+            self.model, self.inputs, self.tolerance = (
+                stirred(model),
+                (args, dict(kwargs)),
+                TOLERANCE,
+            )
 
     def failure(self, indices: Sequence[int]) -> str | None:
         """Why the groups cannot be cut together; None: they can."""
@@ -124,8 +132,15 @@ def stirred(model: nn.Module) -> nn.Module:
     named = [*twin.named_parameters(), *twin.named_buffers()]
     with torch.no_grad():
         for name, tensor in named:
-            counts = name.endswith(("running_mean", "running_var")) or isinstance(tensor, nn.Parameter)
-            if counts and tensor.is_floating_point() and tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
+            counts = name.endswith(("running_mean", "running_var")) or isinstance(
+                tensor, nn.Parameter
+            )
+            if (
+                counts
+                and tensor.is_floating_point()
+                and tensor.numel()
+                and bool((tensor == tensor.flatten()[0]).all())
+            ):
                 noise = torch.rand(tensor.shape, generator=generator) - 0.5
                 tensor.add_(noise.to(tensor))
     return twin
@@ -136,7 +151,10 @@ def _double(leaf: Any) -> Any:
 
 
 def run(
-    change: Callable[[nn.Module], nn.Module], model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    change: Callable[[nn.Module], nn.Module],
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
 ) -> Any:
     """Outputs of a changed copy in eval mode; random numbers that the model draws are the same in every run."""
     twin = change(copy.deepcopy(model).eval())
@@ -149,7 +167,9 @@ def tensors_of(output: Any) -> list[Tensor]:
     """The floating tensors of any output, in a fixed order; sees through dataclass-like containers."""
     if hasattr(output, "to_tuple"):
         output = output.to_tuple()
-    return [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+    return [
+        t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()
+    ]
 
 
 def distance(a: Any, b: Any) -> float:

@@ -166,7 +166,9 @@ class Outcome:
 
     plan: Any  # core.plan.Plan
     weights: Mapping[str, Tensor]
-    notes: Mapping[str, Any] = field(default_factory=dict)  # e.g. submodularity ratios, for the certificate
+    notes: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # e.g. submodularity ratios, for the certificate
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,9 @@ class Measures:
     macs: int
     params: int
     bytes: int
-    latency_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # "1" -> median, low, high
+    latency_ms: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict
+    )  # "1" -> median, low, high
     quality: Mapping[str, float] = field(default_factory=dict)  # "accuracy", "agreement", "kl", ...
 
 

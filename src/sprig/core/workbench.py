@@ -33,7 +33,9 @@ class Workbench:
     triples: list[Triple]
     seed: int = 0
     progress: Progress = field(default=silent)
-    scratch: dict[str, Any] = field(default_factory=dict)  # what a method wants to find again, e.g. its moments
+    scratch: dict[str, Any] = field(
+        default_factory=dict
+    )  # what a method wants to find again, e.g. its moments
 
     def __post_init__(self) -> None:
         for name, tensor in state_of(self.model).items():
@@ -79,7 +81,9 @@ class Workbench:
 
     def check(self, example: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
         for args, given, target in self.triples:
-            batch: Any = given if given and not args else (args, target) if len(args) != 1 else args[0]
+            batch: Any = (
+                given if given and not args else (args, target) if len(args) != 1 else args[0]
+            )
             check_batch(batch, dict(kwargs or {}) if given and not args else list(example))
 
 

@@ -95,9 +95,7 @@ class ImageSource:
             small = plain_view(picture, self._size, crop_pct=self._crop, resample=self._resample)
         else:
             draw = torch.Generator().manual_seed(random_seed(seed, 3, view, index))
-            small = random_view(
-                picture, self._size, draw, resample=self._resample, area=self._area
-            )
+            small = random_view(picture, self._size, draw, resample=self._resample, area=self._area)
         pixels = np.array(small, dtype=np.uint8).reshape(*self._size, self._channels)
         return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32).div_(255)
 

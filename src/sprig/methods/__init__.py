@@ -1,7 +1,7 @@
 """METHODS: the table of contents of the library, one line per method.
 
-`search(bench, config)` gives a `Path` (what to keep, for every budget); `realise(bench, plan, config)` gives the weights
-for a plan in the original shapes. Both only read the workbench's model.
+`search(bench, config)` gives a `Path` (what to keep, for every budget); `realise(bench, plan, config)` gives the
+weights for a plan in the original shapes. Both only read the workbench's model.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +31,9 @@ class Method:
     realise: Callable[[Workbench, Plan, Any], Outcome]
     labels: bool = False  # needs targets
     floors: Callable[[Workbench, Path, Any], Path] | None = None  # adds lower bounds to a path
-    ratios: Callable[[Workbench, Plan, Any], Any] | None = None  # submodularity of the returned sets
+    ratios: Callable[[Workbench, Plan, Any], Any] | None = (
+        None  # submodularity of the returned sets
+    )
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -39,10 +41,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         m.name: m
         for m in (
             Method("refit", "forward selection, consumers re-solved by least squares (default)",
-                   refit.RefitConfig, "block orthogonal matching pursuit; El Halabi et al. 2022", refit.search, refit.realise,
+                   refit.RefitConfig, "block orthogonal matching pursuit; El Halabi et al. 2022",
+                   refit.search, refit.realise,
                    floors=refit.floors, ratios=refit.ratios),
             Method("reweight", "forward selection, one scale per channel refitted",
-                   gramwise.ReweightConfig, "orthogonal matching pursuit on channel contributions", gramwise.search, gramwise.realise),
+                   gramwise.ReweightConfig, "orthogonal matching pursuit on channel contributions",
+                   gramwise.search, gramwise.realise),
             Method("uniform", "the paper's local imitation: equal weights, picks may repeat",
                    gramwise.UniformConfig, GREEDY, gramwise.search, gramwise.realise),
             Method("linesearch", "the follow-up's step: weights moved by exact line search",

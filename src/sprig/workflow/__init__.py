@@ -1,4 +1,4 @@
-"""The workflow: `prune` tells the whole story (story.py); `load` and `verify` come back from a run folder (recheck.py)."""
+"""The workflow: `prune` tells the whole story (story.py); `load` and `verify` come back (recheck.py)."""
 
 from sprig.workflow.judging import quality
 from sprig.workflow.recheck import load, verify

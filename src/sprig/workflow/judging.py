@@ -60,14 +60,20 @@ def judge(
 
 
 def _measures(
-    model: nn.Module, dense: nn.Module | None, total: Mapping[str, int], example: tuple[Any, ...], data: Any
+    model: nn.Module,
+    dense: nn.Module | None,
+    total: Mapping[str, int],
+    example: tuple[Any, ...],
+    data: Any,
 ) -> Measures:
     times = {str(b): latency(model, example, batch=b) for b in BATCHES}
-    return Measures(total["macs"], total["params"], total["bytes"], times, quality(model, dense, data))
+    return Measures(
+        total["macs"], total["params"], total["bytes"], times, quality(model, dense, data)
+    )
 
 
 def quality(model: nn.Module, dense: nn.Module | None, data: Any) -> dict[str, float]:
-    """Accuracy where there are labels of the model's own classes, agreement with the dense network where it is given."""
+    """Accuracy where labels are of the model's own classes; agreement with the dense network, if given."""
     found: dict[str, float] = {}
     batches = _raw(data)
     model = copy.deepcopy(model).eval()
@@ -75,7 +81,9 @@ def quality(model: nn.Module, dense: nn.Module | None, data: Any) -> dict[str, f
     with torch.no_grad():
         output = model(*args, **kwargs)
     logits = isinstance(output, torch.Tensor) and output.dim() == 2 and output.shape[1] > 1
-    classes = getattr(batches, "classes", None)  # folders of another set of classes are not the model's
+    classes = getattr(
+        batches, "classes", None
+    )  # folders of another set of classes are not the model's
     if target is not None and (classes is None or not logits or classes == output.shape[1]):
         found["accuracy"] = accuracy(model, batches)
     if dense is not None:
@@ -106,9 +114,16 @@ def curve(path: Path, plan: Plan, points: int = 24) -> tuple[CurvePoint, ...]:
         fraction = 1 - (1 - least) * i / (points - 1) * 0.999
         here = path.plan(path.allocator.sizes({"macs": fraction * dense["macs"]}))
         rows.append(
-            CurvePoint(fraction, int(here.cost["macs"]), int(here.cost["params"]), path.predicted(here))
+            CurvePoint(
+                fraction, int(here.cost["macs"]), int(here.cost["params"]), path.predicted(here)
+            )
         )
     rows.append(
-        CurvePoint(plan.cost["macs"] / dense["macs"], plan.cost["macs"], plan.cost["params"], path.predicted(plan))
+        CurvePoint(
+            plan.cost["macs"] / dense["macs"],
+            plan.cost["macs"],
+            plan.cost["params"],
+            path.predicted(plan),
+        )
     )
     return tuple(sorted(rows, key=lambda p: -p.macs))

@@ -42,7 +42,9 @@ def verify(
     progress: Progress | None = None,
 ) -> Certificate:
     """Recompute every claim of a run folder from its files, the dense `model` and the calibration `data`."""
-    return Verification(RunFolder.open(folder), model, data, eval_data, progress or silent).certificate()
+    return Verification(
+        RunFolder.open(folder), model, data, eval_data, progress or silent
+    ).certificate()
 
 
 class Verification:
@@ -74,7 +76,9 @@ class Verification:
         graph = trace(self.model, example)
         small = load(self.folder.path, self.model).eval()
         limits = self.folder.get_json(SHAPES)["limits"]
-        claims = certify.masked_equals_shrunk(self.model, small, self.plan, graph, example, self.old.seed)
+        claims = certify.masked_equals_shrunk(
+            self.model, small, self.plan, graph, example, self.old.seed
+        )
         claims += certify.recount(small, self.plan, graph, example, limits)
         old = {c.name: c for c in self.old.claims}
         wide = certify.widen(self.model, small, self.plan, graph)
@@ -110,9 +114,16 @@ class Verification:
         """The submodularity ratio, from the data anew."""
         method = METHODS[self.plan.method]
         if method.ratios is None:
-            raise StoreError(f"method {method.name!r} states no submodularity ratio, the certificate does")
-        settings = read(method.config, dict(self.plan.config), what="plan.json config")
+            raise StoreError(
+                f"method {method.name!r} states no submodularity ratio, the certificate does"
+            )
+        settings: Any = read(method.config, dict(self.plan.config), what="plan.json config")
         found = method.ratios(bench, self.plan, settings)
         claim = certify.submodularity(found, old.data)[0]
         gap = abs(claim.value - old.value)
-        return replace(claim, passed=gap <= REPEATED, tolerance=old.value, how=f"{claim.how}; within {REPEATED:g}")
+        return replace(
+            claim,
+            passed=gap <= REPEATED,
+            tolerance=old.value,
+            how=f"{claim.how}; within {REPEATED:g}",
+        )

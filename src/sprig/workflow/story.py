@@ -112,7 +112,9 @@ def prune(
     >>> result.model[0].out_features <= 16, result.certificate.passed
     (True, True)
     """
-    bench, chosen, settings, triples = _bench(model, example_inputs, data, method, config, seed, progress)
+    bench, chosen, settings, triples = _bench(
+        model, example_inputs, data, method, config, seed, progress
+    )
     example = tuple(example_inputs)
     limits = targets(budget, bench.graph) if budget is not None else {}
     out = _open(folder, resume)
@@ -124,7 +126,11 @@ def prune(
         found = path if path is not None else chosen.search(bench, settings)
         if chosen.floors is not None:
             found = chosen.floors(bench, found, settings)
-        return {"groups": dict(found.groups), "harm": dict(found.harm), "chosen": dict(found.chosen)}
+        return {
+            "groups": dict(found.groups),
+            "harm": dict(found.harm),
+            "chosen": dict(found.chosen),
+        }
 
     saved = out.once("search", searched) if out is not None else searched()
     found = Path(
@@ -162,12 +168,16 @@ def prune(
     return result
 
 
-def shrink(model: nn.Module, plan: Plan | Outcome, example_inputs: tuple[Any, ...] | Graph) -> nn.Module:
+def shrink(
+    model: nn.Module, plan: Plan | Outcome, example_inputs: tuple[Any, ...] | Graph
+) -> nn.Module:
     """A physically smaller copy. Weights stay as they are, unless an Outcome brings new ones."""
     return shrink_with(model, plan, _graph(model, example_inputs))
 
 
-def mask(model: nn.Module, plan: Plan | Outcome, example_inputs: tuple[Any, ...] | Graph) -> nn.Module:
+def mask(
+    model: nn.Module, plan: Plan | Outcome, example_inputs: tuple[Any, ...] | Graph
+) -> nn.Module:
     """A copy with zeros where channels leave: not smaller, the same function as `shrink` gives."""
     return mask_with(model, plan, _graph(model, example_inputs))
 
@@ -207,8 +217,12 @@ def _open(folder: Any, resume: bool) -> RunFolder | None:
     return RunFolder.create(folder, resume=resume)
 
 
-def _settings(method: str, config: Any, budget: Budget | None, round_to: int, seed: int) -> dict[str, Any]:
-    plain = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
+def _settings(
+    method: str, config: Any, budget: Budget | None, round_to: int, seed: int
+) -> dict[str, Any]:
+    plain = (
+        asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
+    )
     return {
         "method": method,
         "config": plain,
@@ -279,9 +293,18 @@ def _write(folder: RunFolder, result: Result) -> None:
     certificate = replace(result.certificate, hashes=hashes)
     record = replace(result.record, certificate=certificate)
     save_run(folder, record)
-    folder.put_tree("path.safetensors", {"groups": dict(result.path.groups), "harm": dict(result.path.harm)})
-    limits = {c.name.removeprefix("budget-"): c.tolerance for c in certificate.claims if c.name.startswith("budget-")}
-    shapes = {n: list(t.shape) for n, t in [*result.model.named_parameters(), *result.model.named_buffers()]}
+    folder.put_tree(
+        "path.safetensors", {"groups": dict(result.path.groups), "harm": dict(result.path.harm)}
+    )
+    limits = {
+        c.name.removeprefix("budget-"): c.tolerance
+        for c in certificate.claims
+        if c.name.startswith("budget-")
+    }
+    shapes = {
+        n: list(t.shape)
+        for n, t in [*result.model.named_parameters(), *result.model.named_buffers()]
+    }
     folder.put_json(SHAPES, {"shapes": shapes, "limits": limits})
     tensors = [t for t in result.example if isinstance(t, Tensor)]
     folder.put_tensors(EXAMPLE, {f"{i:03d}": t for i, t in enumerate(tensors)})

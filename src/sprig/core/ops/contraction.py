@@ -56,9 +56,17 @@ def conv(flow: Flow, node: fx.Node) -> Any:
     channels, outs = shape[1], wshape[0]
     inside = np.asarray(flow.full(x, 1))
     if isinstance(pad, str):
-        if pad == "same" and any(d * (k - 1) % 2 for d, k in zip(dilation, wshape[2:], strict=True)):
-            return _count(flow, node, _refuse(flow, node, "padding='same' with an even kernel pads unevenly"))
-        pad = 0 if pad == "valid" else tuple(d * (k - 1) // 2 for d, k in zip(dilation, wshape[2:], strict=True))
+        if pad == "same" and any(
+            d * (k - 1) % 2 for d, k in zip(dilation, wshape[2:], strict=True)
+        ):
+            return _count(
+                flow, node, _refuse(flow, node, "padding='same' with an even kernel pads unevenly")
+            )
+        pad = (
+            0
+            if pad == "valid"
+            else tuple(d * (k - 1) // 2 for d, k in zip(dilation, wshape[2:], strict=True))
+        )
     if groups == 1:
         flow.dim(weight, 1, channels, "consumer", inside)
         rows = _one_use(flow, weight, bias, np.zeros(outs), "producer")
@@ -100,7 +108,9 @@ def linear(flow: Flow, node: fx.Node) -> Any:
 
 
 def addmm(flow: Flow, node: fx.Node) -> Any:
-    return _count(flow, node, _refuse(flow, node, "channels enter a matrix product of computed tensors"))
+    return _count(
+        flow, node, _refuse(flow, node, "channels enter a matrix product of computed tensors")
+    )
 
 
 def embedding(flow: Flow, node: fx.Node) -> Any:

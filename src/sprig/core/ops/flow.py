@@ -132,7 +132,14 @@ class Flow:
         """A parameter is read in a way that no row follows: no part of it may leave, whoever else reads it."""
         for d, size in enumerate(shape):
             if size > 1:
-                self.dim(tensor, d, size, "follower", np.zeros(size, dtype=np.int64), f"{tensor} is also used whole")
+                self.dim(
+                    tensor,
+                    d,
+                    size,
+                    "follower",
+                    np.zeros(size, dtype=np.int64),
+                    f"{tensor} is also used whole",
+                )
 
     def full(self, node: fx.Node, dim: int) -> np.ndarray:
         """Labels along one dimension, as long as the tensor's; zeros if labels also vary elsewhere (then frozen)."""
@@ -150,7 +157,13 @@ class Flow:
 
     # ---- writing -----------------------------------------------------------------------------
     def dim(
-        self, tensor: str, dim: int, size: int, role: str, labels: Any = None, reason: str | None = None
+        self,
+        tensor: str,
+        dim: int,
+        size: int,
+        role: str,
+        labels: Any = None,
+        reason: str | None = None,
     ) -> np.ndarray:
         """Labels of one dimension of a parameter. The first use makes them, each later use is united with them."""
         key = (tensor, dim)
@@ -161,10 +174,16 @@ class Flow:
             self.notes[key] = SlotNote(tensor, dim, self.dims[key], role)
             self.slots.append(self.notes[key])
         else:
-            if self.notes[key].role == "follower":  # a contraction reads it too: that part must be zero in a mask
+            if (
+                self.notes[key].role == "follower"
+            ):  # a contraction reads it too: that part must be zero in a mask
                 self.notes[key].role = role
             if labels is not None:
-                self.unite(self.dims[key], np.asarray(labels), reason or f"{tensor} is shared with other channels")
+                self.unite(
+                    self.dims[key],
+                    np.asarray(labels),
+                    reason or f"{tensor} is shared with other channels",
+                )
         return self.dims[key]
 
     def unite(self, a: Labels, b: Labels, reason: str) -> None:
@@ -209,9 +228,12 @@ class Flow:
 
     def none(self, node: fx.Node) -> Any:
         """Labels of a result that belongs to no channel."""
-        value = node.meta.get("val")
+        value: Any = node.meta.get("val")
         if isinstance(value, list | tuple):
-            return [np.zeros([1] * v.dim(), dtype=np.int64) if hasattr(v, "dim") else None for v in value]
+            return [
+                np.zeros([1] * v.dim(), dtype=np.int64) if hasattr(v, "dim") else None
+                for v in value
+            ]
         return np.zeros([1] * value.dim(), dtype=np.int64) if hasattr(value, "dim") else None
 
 
@@ -229,7 +251,11 @@ def module_of(node: fx.Node) -> str:
 
 def source_of(node: fx.Node) -> str:
     """File and line of the innermost frame outside torch, as `file.py:123`."""
-    frames = [s.strip() for s in (node.meta.get("stack_trace") or "").split("\n") if s.strip().startswith("File")]
+    frames = [
+        s.strip()
+        for s in (node.meta.get("stack_trace") or "").split("\n")
+        if s.strip().startswith("File")
+    ]
     outside = [f for f in frames if "/torch/" not in f] or frames
     if not outside:
         return "source unknown"

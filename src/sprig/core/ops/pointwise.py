@@ -33,7 +33,10 @@ def elementwise(flow: Flow, node: fx.Node) -> Any:
         labels, size = lifted[i]
         if operands[i] in flow.params and not labels.any() and max(size, default=1) > 1:
             labels = _adopt(flow, operands[i], result, size)
-        result, result_size = _meet(flow, node, result, result_size, labels, size), _join(result_size, size)
+        result, result_size = (
+            _meet(flow, node, result, result_size, labels, size),
+            _join(result_size, size),
+        )
     return result
 
 
@@ -66,7 +69,12 @@ def _adopt(flow: Flow, node: fx.Node, met: Labels, size: tuple[int, ...]) -> Lab
 
 
 def _meet(
-    flow: Flow, node: fx.Node, a: Labels, a_size: tuple[int, ...], b: Labels, b_size: tuple[int, ...]
+    flow: Flow,
+    node: fx.Node,
+    a: Labels,
+    a_size: tuple[int, ...],
+    b: Labels,
+    b_size: tuple[int, ...],
 ) -> Labels:
     """Unite two operands. A side without labels leaves the other alone only where it is broadcast."""
     if not a.any() or not b.any():
@@ -87,13 +95,13 @@ def refuse(flow: Flow, node: fx.Node) -> Any:
     return flow.none(node)
 
 
-def prelu(flow: Flow, node: fx.Node) -> Labels:
-    x, w = node.args[0], node.args[1]
+def prelu(flow: Flow, node: fx.Node) -> Any:
+    x, w = node.all_input_nodes[0], node.all_input_nodes[-1]
     if flow.shape(w)[0] > 1:
         if w not in flow.params:
             return refuse(flow, node)
         flow.dim(flow.params[w], 0, flow.shape(w)[0], "follower", flow.full(x, 1))
-    return flow.labels(x)  # type: ignore[arg-type]
+    return flow.labels(x)
 
 
 UNARY = (
@@ -104,7 +112,14 @@ UNARY = (
     "lift_fresh hardshrink softshrink tanhshrink rrelu nan_to_num isnan isinf logical_not bitwise_not "
     "native_dropout zeros_like ones_like full_like"
 ).split()
-ONE_OPERAND = ("to", "_to_copy", "type_as", "zeros_like", "ones_like", "full_like")  # others give only a type
+ONE_OPERAND = (
+    "to",
+    "_to_copy",
+    "type_as",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+)  # others give only a type
 BINARY = (
     "add sub rsub mul div true_divide floor_divide remainder fmod maximum minimum where lerp addcmul addcdiv "
     "atan2 eq ne lt le gt ge logical_and logical_or logical_xor masked_fill fmax fmin xlogy"

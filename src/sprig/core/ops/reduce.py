@@ -66,7 +66,9 @@ def reduce(flow: Flow, node: fx.Node) -> Any:
     x = node.args[0]
     labels = flow.labels(x)  # type: ignore[arg-type]
     dims = _pick(node, 1, "dim", None)
-    if isinstance(dims, bool) or not isinstance(dims, int | list | tuple) or dims == []:  # var(x, unbiased)
+    if (
+        isinstance(dims, bool) or not isinstance(dims, int | list | tuple) or dims == []
+    ):  # var(x, unbiased)
         dims = range(labels.ndim)
     dims = sorted({d % labels.ndim for d in ([dims] if isinstance(dims, int) else dims)})
     many = isinstance(node.meta["val"], list | tuple)
@@ -76,7 +78,11 @@ def reduce(flow: Flow, node: fx.Node) -> Any:
     keepdim = len(flow.shape(x)) == len(  # type: ignore[arg-type]
         (node.meta["val"][0] if many else node.meta["val"]).shape
     )
-    result = labels if keepdim else labels.reshape([s for d, s in enumerate(labels.shape) if d not in dims])
+    result = (
+        labels
+        if keepdim
+        else labels.reshape([s for d, s in enumerate(labels.shape) if d not in dims])
+    )
     return [result] * len(node.meta["val"]) if many else result
 
 
@@ -95,11 +101,15 @@ POOLS = (
 ).split()
 
 ROWS: dict[str, Any] = {
-    **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm"), batch_norm),
+    **dict.fromkeys(
+        ("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm"), batch_norm
+    ),
     "instance_norm": batch_norm,
     "group_norm": group_norm,
     **dict.fromkeys(("layer_norm", "rms_norm"), layer_norm),
     **dict.fromkeys(POOLS, pool),
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "prod", "var", "std", "logsumexp", "any", "all"), reduce),
+    **dict.fromkeys(
+        ("mean", "sum", "amax", "amin", "prod", "var", "std", "logsumexp", "any", "all"), reduce
+    ),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax"), softmax),
 }

@@ -43,9 +43,13 @@ def split_merge(flow: Flow, labels: Labels, old: tuple[int, ...], new: tuple[int
     result = flow.compact(result)
     for _, outs in runs:
         varying = [d for d in outs if result.shape[d] > 1]
-        for d in varying[:-1]:  # a split: the leading factors keep their length, so positions leave together
+        for d in varying[
+            :-1
+        ]:  # a split: the leading factors keep their length, so positions leave together
             first = np.take(result, [0], axis=d)
-            flow.unite(result, np.broadcast_to(first, result.shape), "tied to a channel that never leaves")
+            flow.unite(
+                result, np.broadcast_to(first, result.shape), "tied to a channel that never leaves"
+            )
     return flow.compact(result)
 
 
@@ -129,7 +133,9 @@ def cat(flow: Flow, node: fx.Node) -> Labels:
     across = [d for d in range(result.ndim) if d != dim and result.shape[d] > 1]
     if across:  # e.g. tokens joined along the sequence: the same channels must leave in every part
         first = np.take(result, [0], axis=dim)
-        flow.unite(result, np.broadcast_to(first, result.shape), "joined with entries that never leave")
+        flow.unite(
+            result, np.broadcast_to(first, result.shape), "joined with entries that never leave"
+        )
         return first
     return result
 
@@ -179,7 +185,9 @@ def slice_(flow: Flow, node: fx.Node) -> Labels:
     if labels.shape[dim] == 1 or flow.shape(x) == flow.shape(node):
         return labels
     flow.freeze(labels, node, "a fixed range of the channels is cut out")
-    start, stop, step = (_pick(node, i, n, v) for i, n, v in ((2, "start", 0), (3, "end", None), (4, "step", 1)))
+    start, stop, step = (
+        _pick(node, i, n, v) for i, n, v in ((2, "start", 0), (3, "end", None), (4, "step", 1))
+    )
     if op_name(node) == "narrow":  # its third number is a length
         start %= flow.shape(x)[dim]
         stop, step = start + stop, 1
@@ -212,7 +220,9 @@ def pixel(flow: Flow, node: fx.Node) -> Labels:
 
 
 ROWS: dict[str, Any] = {
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as"), reshape),
+    **dict.fromkeys(
+        ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as"), reshape
+    ),
     "permute": permute,
     **dict.fromkeys(("transpose", "swapaxes", "t", "numpy_T", "mT"), transpose),
     "unsqueeze": unsqueeze,

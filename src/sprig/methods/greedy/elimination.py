@@ -10,9 +10,8 @@ Only the diagonal blocks of P and N_i = Q_i^T Q_i are kept current at every step
 until a panel is full and are then one matrix product each. Taken units are cut out when an eighth has gone.
 """
 
-from typing import NamedTuple
-
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor

@@ -1,7 +1,7 @@
 """From calibration data to least-squares problems: moments, how far to trust them, and where solutions are written.
 
-With few rows per column a plain refit learns the calibration images by heart. Rows are therefore added that pull towards
-the original weights, as many as make the solution of one most of the data best on the rest.
+With few rows per column a plain refit learns the calibration images by heart. Rows are therefore added that pull
+towards the original weights, as many as make the solution of most of the data best on the rest.
 """
 
 from collections.abc import Mapping
@@ -73,8 +73,8 @@ def anchored(moments: Moments, ridge: float, weight: Tensor) -> Moments:
     """Moments with rows added that pull the solution towards `weight`.
 
     Least squares on them minimises |Y - W X|^2 / n + lambda |W - W0|^2 over *all* columns, W being zero where a channel
-    leaves: with much data that is the plain refit, with little it stays near the original weights and removes small ones
-    first. lambda = ridge x mean input power.
+    leaves: with much data that is the plain refit, with little it stays near the original weights and removes small
+    ones first. lambda = ridge x mean input power.
     """
     extra = ridge * float(moments.second.diagonal().mean())
     second = moments.second.clone()
@@ -83,7 +83,10 @@ def anchored(moments: Moments, ridge: float, weight: Tensor) -> Moments:
     if not len(moments.target_mean):
         return replace(moments, second=second)
     return replace(
-        moments, second=second, cross=moments.cross + extra * w, power=moments.power + extra * w.square().sum(1)
+        moments,
+        second=second,
+        cross=moments.cross + extra * w,
+        power=moments.power + extra * w.square().sum(1),
     )
 
 
@@ -95,7 +98,9 @@ def judged_ridge(
         return RIDGES[0]
     w = weight.detach().flatten(1).to(a.second)
     kept = keep.nonzero().flatten()
-    exact = torch.float64 if len(kept) < WIDE // 2 else torch.float32  # ridges are far above rounding
+    exact = (
+        torch.float64 if len(kept) < WIDE // 2 else torch.float32
+    )  # ridges are far above rounding
     seen, unseen = (m.second[kept][:, kept].to(exact) for m in (a, b))
     target, judge = (
         (m.cross if len(m.target_mean) else w @ m.second)[:, kept].to(exact) for m in (a, b)
@@ -124,14 +129,14 @@ def stronger(a: Moments, weight: Tensor, block: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Moments of all consumers, in two parts: what weights are fitted on, and what judges them; and the ridge of each."""
+    """Moments of all consumers, in two parts: what weights are fitted on and what judges them; and their ridges."""
 
     bench: Workbench
     parts: Mapping[str, tuple[Moments, Moments]]
     ridge: Mapping[str, float]
 
     def fitted(self, consumer: Consumer) -> Moments:
-        """Of the part that trial weights are fitted on, pulled towards the consumer's weights, with its output as target."""
+        """Of the part that trial weights are fitted on: pulled towards the weights, the own output as target."""
         return self._settled(consumer, self.parts[consumer.node][0])
 
     def whole(self, consumer: Consumer) -> Moments:
@@ -157,9 +162,7 @@ class Evidence:
         )
 
 
-def evidence(
-    bench: Workbench, *, ridge: float | None, per_column: float, least: int
-) -> Evidence:
+def evidence(bench: Workbench, *, ridge: float | None, per_column: float, least: int) -> Evidence:
     """One pass of the data, and a ridge for every consumer."""
     needed = sorted({i for g in bench.graph.prunable for i in g.consumers})
     consumers = [bench.graph.consumers[i] for i in needed]

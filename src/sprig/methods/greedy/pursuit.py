@@ -170,7 +170,9 @@ def _in_handfuls(objective: RefitObjective, steps: int, together: int) -> Trail:
     everything = torch.arange(objective.size)
     while len(picks) < steps:
         scores = objective.gains(state, everything).masked_fill(~left, -torch.inf)
-        best = scores.sort(descending=True, stable=True).indices[: min(together, steps - len(picks))]
+        best = scores.sort(descending=True, stable=True).indices[
+            : min(together, steps - len(picks))
+        ]
         units = best.tolist()
         left[best] = False
         brought = torch.tensor([part.take_together(units) for part in state.parts]).sum(0).tolist()

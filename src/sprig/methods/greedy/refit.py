@@ -6,6 +6,7 @@ data-flow order; each consumer is solved anew so that on the *pruned* inputs it 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -73,13 +74,20 @@ def search(bench: Workbench, config: RefitConfig) -> Path:
         mine = {t.kept: h for t, h in results.items() if t.group == group.index}
         harm[group.name] = interpolate(group, found[group.name].errors, mine)
     return Path(
-        graph=bench.graph, groups=found, harm=harm, method="refit", config=asdict(config), seed=bench.seed
+        graph=bench.graph,
+        groups=found,
+        harm=harm,
+        method="refit",
+        config=asdict(config),
+        seed=bench.seed,
     )
 
 
 def affordable(bench: Workbench, config: RefitConfig) -> tuple[float, ...]:
     """The fractions to try: all that are wanted, or one in the middle where samples would get too few."""
-    runs = 0.5 * len(bench.graph.prunable) * len(config.trials)  # half of the network lies behind a group
+    runs = (
+        0.5 * len(bench.graph.prunable) * len(config.trials)
+    )  # half of the network lies behind a group
     if config.trial_work / max(bench.macs * (1 + runs), 1) >= FEW:
         return config.trials
     return (sum(config.trials) / len(config.trials),)
@@ -111,7 +119,7 @@ def group_path(
     if len(order) < group.size:  # what is left adds nothing: lowest numbers first
         order += [u for u in range(group.size) if u not in set(order)]
         values += [values[-1]] * (group.size + 1 - len(values))
-    gains = [a - b for a, b in zip(values, values[1:], strict=False)]
+    gains = [a - b for a, b in pairwise(values)]
     return GroupPath(
         group=group.name,
         order=tuple(order),
@@ -161,14 +169,21 @@ def ratios(bench: Workbench, plan: Plan, config: RefitConfig) -> dict[str, dict[
     generator = bench.generator(3)
     for group in bench.graph.prunable:
         kept = plan.keep.get(group.name, ())
-        columns = max(len(bench.graph.consumers[i].axis) * bench.graph.consumers[i].block for i in group.consumers)
+        columns = max(
+            len(bench.graph.consumers[i].axis) * bench.graph.consumers[i].block
+            for i in group.consumers
+        )
         if len(kept) in (0, group.size) or columns > RATIO_COLUMNS:
             continue
         found = problems(bench, group, evidence_of(bench, config).of(group))
         ratio = submodularity_ratio(
             found, kept, size=group.size, ridge=0.0, most=config.ratio_pairs, generator=generator
         )
-        out[group.name] = {"ratio": ratio.value, "exact": float(ratio.exact), "pairs": float(ratio.pairs)}
+        out[group.name] = {
+            "ratio": ratio.value,
+            "exact": float(ratio.exact),
+            "pairs": float(ratio.pairs),
+        }
     return out
 
 
@@ -178,6 +193,8 @@ def floors(bench: Workbench, path: Path, config: RefitConfig) -> Path:
     for done, group in enumerate(bench.graph.prunable):
         bench.progress("lower bounds", done, len(bench.graph.prunable))
         found = problems(bench, group, evidence_of(bench, config).of(group))
-        bound = floor(found, group.size, ridge=0.0, removal=max(len(p.columns) for p in found) < WIDE)
+        bound = floor(
+            found, group.size, ridge=0.0, removal=max(len(p.columns) for p in found) < WIDE
+        )
         out[group.name] = replace(path.groups[group.name], floor=bound)
     return replace(path, groups=out)

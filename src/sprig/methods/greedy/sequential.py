@@ -1,8 +1,8 @@
 """The final pass: original targets, pruned inputs, consumers solved one after the other in data-flow order.
 
-All calibration chunks are carried forward in step through the original and the pruned network, so the whole pass costs
-one forward of each. Where a consumer's output is added to a stream, its target is the original *sum* less what the pruned
-stream brings: the branch then also makes up for what the stream has lost so far.
+All calibration chunks are carried forward in step through the original and the pruned network, so the whole pass
+costs one forward of each. Where a consumer's output is added to a stream, its target is the original *sum* less what
+the pruned stream brings: the branch then also makes up for what the stream has lost so far.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,14 @@ from sprig.core.replay import Live, Replay
 from sprig.core.stats import Accumulator, Moments, targets_at
 from sprig.core.types import Consumer, Outcome
 from sprig.core.workbench import Workbench
-from sprig.methods.greedy.evidence import anchored, centred, judged_ridge, norm_metric, unit_columns, write
+from sprig.methods.greedy.evidence import (
+    anchored,
+    centred,
+    judged_ridge,
+    norm_metric,
+    unit_columns,
+    write,
+)
 from sprig.methods.greedy.problem import ConsumerProblem, solve
 from sprig.methods.greedy.pursuit import path as pursue
 
@@ -90,10 +97,22 @@ class Sequential:
     """Original targets, pruned inputs: consumers in data-flow order, all chunks in step."""
 
     def __init__(
-        self, bench: Workbench, plan: Plan, *, ridge: float | None, rows: int, reselect: bool, streams: bool
+        self,
+        bench: Workbench,
+        plan: Plan,
+        *,
+        ridge: float | None,
+        rows: int,
+        reselect: bool,
+        streams: bool,
     ) -> None:
         self.bench, self.plan = bench, plan
-        self.ridge, self.rows, self.with_reselect, self.with_streams = ridge, rows, reselect, streams
+        self.ridge, self.rows, self.with_reselect, self.with_streams = (
+            ridge,
+            rows,
+            reselect,
+            streams,
+        )
         self.masks = plan.masks(bench.graph)
         self.weights: dict[str, Tensor] = dict(bench.weights)
         self.changed: dict[str, Tensor] = {}
@@ -191,7 +210,11 @@ class Sequential:
         old = bench.weights[consumer.weight]
         sums = [
             Accumulator(
-                old[0].numel(), consumer.out, name=consumer.node, precision="float32", device=old.device
+                old[0].numel(),
+                consumer.out,
+                name=consumer.node,
+                precision="float32",
+                device=old.device,
             )
             for _ in "ab"
         ]

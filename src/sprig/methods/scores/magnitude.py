@@ -31,8 +31,19 @@ def search(bench: Workbench, config: MagnitudeConfig) -> Path:
             weight = bench.weights[slot.tensor]
             if slot.role != "producer" or not here.any() or weight.dim() < 2:
                 continue
-            rows = weight.detach().double().movedim(slot.dim, 0).flatten(1).abs().pow(config.norm).sum(1).cpu()
-            total.index_add_(0, torch.from_numpy(slot.axis.unit[here]), rows[torch.from_numpy(here)])
+            rows = (
+                weight.detach()
+                .double()
+                .movedim(slot.dim, 0)
+                .flatten(1)
+                .abs()
+                .pow(config.norm)
+                .sum(1)
+                .cpu()
+            )
+            total.index_add_(
+                0, torch.from_numpy(slot.axis.unit[here]), rows[torch.from_numpy(here)]
+            )
         return total ** (1 / config.norm)
 
     return ranked(bench, "magnitude", dict(config.__dict__), score)
