@@ -35,7 +35,9 @@ class ModelOptions:
         metavar="SPEC",
     )
     weights: str | None = option(
-        None, "Weights: a .safetensors file, or what the model spec offers.", metavar="PATH"
+        None,
+        "Weights: a .safetensors file, a state dict of torch.save, or package:NAME.",
+        metavar="PATH",
     )
     num_classes: int | None = option(None, "Classes, where the model does not say.")
     model_args: str | None = option(
