@@ -49,7 +49,7 @@ class RefitConfig:
     reselect: bool = True
     sequential_rows: int = 60000
     streams: bool = True
-    ratio_pairs: int = 64
+    ratio_pairs: int = 24
     columns_at_once: int = 2048
 
 
