@@ -66,6 +66,20 @@ def test_prune_killed_and_resumed(command, trained: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.flow
+def test_finetune_killed_and_resumed(command, trained: Path, tmp_path: Path) -> None:
+    cut = command(*PRUNE, "--model", trained, "--out", tmp_path / "cut", "--no-report")
+    assert cut.returncode == 0, cut.stderr
+    tune = ("finetune", tmp_path / "cut", "--epochs", "3", "--threads", "1", "--no-report")
+    began = time.monotonic()
+    whole = command(*tune, "--out", tmp_path / "whole")
+    seconds = time.monotonic() - began
+    assert whole.returncode == 0, whole.stderr
+    assert killed_until_done(tune, tmp_path / "torn", seconds=seconds) >= 1
+    names = ("model.safetensors", "config.json")
+    assert hashes(tmp_path / "torn", *names) == hashes(tmp_path / "whole", *names)
+
+
+@pytest.mark.flow
 def test_a_run_is_resumed_as_it_was_begun(command, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "state").mkdir(parents=True)

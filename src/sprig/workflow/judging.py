@@ -103,8 +103,10 @@ def _raw(data: Any) -> Any:
     return data.source if hasattr(data, "source") else data
 
 
-def curve(path: Path, plan: Plan, points: int = 24) -> tuple[CurvePoint, ...]:
-    """Cost and predicted harm along the whole path."""
+def curve(
+    path: Path, plan: Plan, measured: Mapping[str, float], *, points: int = 24
+) -> tuple[CurvePoint, ...]:
+    """Cost and predicted harm along the whole path; what was measured, at the chosen point."""
     if not path.harm:
         return ()
     dense = cost(path.graph)
@@ -124,6 +126,7 @@ def curve(path: Path, plan: Plan, points: int = 24) -> tuple[CurvePoint, ...]:
             plan.cost["macs"],
             plan.cost["params"],
             path.predicted(plan),
+            dict(measured),
         )
     )
     return tuple(sorted(rows, key=lambda p: -p.macs))

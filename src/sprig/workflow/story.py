@@ -282,7 +282,7 @@ def _record(
         before=facts["before"],
         after=facts["after"],
         groups=tuple(rows),
-        curve=curve(path, plan),
+        curve=curve(path, plan, facts["after"].quality),
     )
 
 
