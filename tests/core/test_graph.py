@@ -181,7 +181,7 @@ def test_fingerprint_tells_structures_apart_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("example", "kwargs", "message"),
     [
-        (torch.zeros(2, 4), None, "expected a tuple"),
+        (torch.zeros(2, 4), None, r"is a Tensor, expected a tuple.*e\.g\. \(x,\)"),
         ((), {"flag": True}, "holds no tensor"),
         ((torch.zeros(0, 4),), None, "is empty"),
     ],
@@ -189,6 +189,13 @@ def test_fingerprint_tells_structures_apart_and_nothing_else() -> None:
 def test_bad_examples_are_refused(example: Any, kwargs: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         capture(nn.Linear(4, 2), example, kwargs)
+    with pytest.raises(InputError, match=message):
+        trace(nn.Linear(4, 2), example, kwargs)
+
+
+def test_a_list_of_inputs_is_taken_too() -> None:
+    net, (x,) = toys.make("mlp")
+    assert trace(net, [x]).fingerprint == trace(net, (x,)).fingerprint  # type: ignore[arg-type]
 
 
 def test_a_model_that_cannot_be_copied_is_refused() -> None:

@@ -119,9 +119,13 @@ def _cut(model: nn.Module, names: list[str], keeps: Mapping[int, np.ndarray]) ->
     new = new.contiguous()
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=old.requires_grad)
+    done: set[tuple[int, str]] = set()
     for name in names:
         path, _, attr = name.rpartition(".")
         module = model.get_submodule(path)
+        if (id(module), attr) in done:  # one module under two names is cut once
+            continue
+        done.add((id(module), attr))
         if isinstance(new, nn.Parameter):
             module._parameters[attr] = new
         else:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from sprig.core.capture import check_example
 from sprig.core.graph import build
 from sprig.core.surgery import mask_, shrink_
 from sprig.core.types import Graph, Group
@@ -36,10 +37,12 @@ def trace(
 
     Raises:
         TraceError: the model cannot be copied or exported; the message names the line.
-        InputError: the example inputs hold no tensor.
+        InputError: the example inputs are no tuple, or hold no tensor.
     """
-    graph = build(model, tuple(example_inputs), kwargs)
-    return probe(model, graph, tuple(example_inputs), kwargs or {})
+    example_inputs = tuple(example_inputs) if isinstance(example_inputs, list) else example_inputs
+    check_example(example_inputs, kwargs)
+    graph = build(model, example_inputs, kwargs)
+    return probe(model, graph, example_inputs, kwargs or {})
 
 
 def probe(
@@ -158,7 +161,8 @@ def run(
 ) -> Any:
     """Outputs of a changed copy in eval mode; random numbers that the model draws are the same in every run."""
     twin = change(copy.deepcopy(model).eval())
-    with torch.no_grad(), torch.random.fork_rng():
+    used = sorted({p.device.index for p in twin.parameters() if p.device.type == "cuda"})
+    with torch.no_grad(), torch.random.fork_rng(devices=used):
         torch.manual_seed(0)
         return twin(*copy.deepcopy(args), **copy.deepcopy(dict(kwargs)))
 

@@ -134,6 +134,40 @@ class InPlace(nn.Module):
         return self.head(x * torch.tanh(flat.view(x.shape)))
 
 
+class Twins(nn.Module):
+    """One module under two names, with numbers of its own to keep: conv groups and norm groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = (
+            nn.Conv2d(3, 12, 3, padding=1),
+            nn.Conv2d(12, 12, 3, padding=1, groups=4),
+        )
+        self.second, self.norm, self.head = self.first, nn.GroupNorm(4, 12), head(12)
+        self.norms = nn.ModuleList([self.norm, self.norm])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norms[0](self.first(self.stem(x)))
+        return self.head(self.norms[1](F.relu(self.second(F.relu(x)))))
+
+
+class Products(nn.Module):
+    """Products of computed tensors, all counted; what enters them stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.up, self.down = nn.Conv2d(3, 6, 1), nn.Linear(6, 9), nn.Linear(9, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).movedim(1, 2)
+        x = x + self.down(F.relu(self.up(x)))
+        like = torch.einsum("n t c, n s c -> n t s", x, x).softmax(-1)
+        x = torch.matmul(like, x) + torch.einsum("...tc,...cd->...td", x, torch.bmm(x.mT, x)) / 64
+        strength = torch.tensordot(x, x.movedim(0, -1), dims=([1], [0])).mean((1, 2, 3))
+        return self.head(x.mean(1) * torch.tanh(strength)[:, None])
+
+
 class Dictionary(nn.Module):
     """Takes keyword arguments, gives back a dict that holds one tensor twice."""
 

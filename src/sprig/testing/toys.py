@@ -76,6 +76,8 @@ TOYS: dict[str, Toy] = {
     "added_branches": Toy(hard.AddedBranches, IMAGE, (), says="only a part of its channels"),
     "zero_branch": Toy(hard.ZeroBranch, IMAGE, (), says="computes something else"),
     "in_place": Toy(hard.InPlace, IMAGE, ("stem",)),
+    "twins": Toy(hard.Twins, IMAGE, ("stem",)),
+    "products": Toy(hard.Products, (2, 3, 4, 4), ("up",), says="matrix product"),
     "dictionary": Toy(hard.Dictionary, IMAGE, ("stem",)),
     # ---- refused, with the reason
     "transposed": Toy(hard.Transposed, IMAGE, ("last",), says="matrix product"),

@@ -149,8 +149,23 @@ def fixed_macs(node: fx.Node, flow: Flow) -> float:
         return pairs * query[-1] + pairs * val[-1]
     if name == "linear":
         return math.prod(out) * shapes[1][-1]
+    if name == "einsum":
+        return _einsum_macs(str(node.args[0]), [flow.shape(a) for a in node.args[1]], out)
+    if name == "tensordot":
+        return math.prod(out) * math.prod(shapes[0][d] for d in node.args[2])
     left = shapes[1] if name in ("addmm", "baddbmm", "addbmm", "addmv") else shapes[0]
     return math.prod(out) * left[-1]
+
+
+def _einsum_macs(equation: str, shapes: list[tuple[int, ...]], out: tuple[int, ...]) -> float:
+    """Entries of the result times the lengths of what is summed over, for a product of two."""
+    inputs, _, result = equation.replace(" ", "").replace("...", "").partition("->")
+    terms = inputs.split(",")
+    if len(terms) != 2:
+        return 0
+    summed = (set(terms[0]) & set(terms[1])) - set(result)
+    size = dict(zip(reversed(terms[0]), reversed(shapes[0])))
+    return math.prod(out) * math.prod(size[letter] for letter in summed)
 
 
 ROWS = {
@@ -167,5 +182,6 @@ ROWS = {
     "bmm": addmm,
     "addmm": addmm,
     "baddbmm": addmm,
+    **dict.fromkeys(("mv", "dot", "inner", "tensordot", "einsum"), addmm),
     "scaled_dot_product_attention": addmm,
 }

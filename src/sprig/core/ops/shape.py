@@ -86,6 +86,10 @@ def transpose(flow: Flow, node: fx.Node) -> Labels:
     return np.swapaxes(labels, node.args[1], node.args[2])  # type: ignore[arg-type]
 
 
+def movedim(flow: Flow, node: fx.Node) -> Labels:
+    return np.moveaxis(flow.labels(node.args[0]), node.args[1], node.args[2])
+
+
 def unsqueeze(flow: Flow, node: fx.Node) -> Labels:
     return np.expand_dims(flow.labels(node.args[0]), int(node.args[1]))  # type: ignore[arg-type]
 
@@ -225,6 +229,7 @@ ROWS: dict[str, Any] = {
     ),
     "permute": permute,
     **dict.fromkeys(("transpose", "swapaxes", "t", "numpy_T", "mT"), transpose),
+    "movedim": movedim,
     "unsqueeze": unsqueeze,
     "squeeze": squeeze,
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), expand),
