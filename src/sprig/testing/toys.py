@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sprig.testing import blocks, hard
+from sprig.testing import blocks, hard, tokens
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ TOYS: dict[str, Toy] = {
     "prelu": Toy(blocks.prelu, IMAGE, ("0",)),
     "group_norm": Toy(blocks.group_norm, IMAGE, ("0",)),
     "layer_norm": Toy(
-        blocks.LayerNormStream, (2, 5, 6), ("up",), says="normalised over the channels"
+        tokens.LayerNormStream, (2, 5, 6), ("up",), says="normalised over the channels"
     ),
     "instance_norm": Toy(blocks.instance_norm, IMAGE, ("0",)),
     # ---- streams and branches
@@ -62,11 +62,11 @@ TOYS: dict[str, Toy] = {
     "tied_decoder": Toy(blocks.TiedDecoder, (4, 6), (), says="also used whole"),
     "auxiliary": Toy(blocks.Auxiliary, IMAGE, ("stem", "body")),
     # ---- parameters outside of layers
-    "layer_scale": Toy(blocks.LayerScale, IMAGE, ("stem", "up")),
-    "position": Toy(blocks.Position, (2, 3, 4, 4), ("stem", "up")),
-    "attention": Toy(blocks.Attention, (2, 5, 8), ("up",), says="matrix product"),
-    "words": Toy(blocks.words, (3, 7), ("words", "up")),
-    "clip": Toy(blocks.Clip, IMAGE, ("conv",)),
+    "layer_scale": Toy(tokens.LayerScale, IMAGE, ("stem", "up")),
+    "position": Toy(tokens.Position, (2, 3, 4, 4), ("stem", "up")),
+    "attention": Toy(tokens.Attention, (2, 5, 8), ("up",), says="matrix product"),
+    "words": Toy(tokens.words, (3, 7), ("words", "up")),
+    "clip": Toy(tokens.Clip, IMAGE, ("conv",)),
     # ---- values that travel through views, orders and halves
     "swapped": Toy(hard.Swapped, IMAGE, ("a",)),
     "halves": Toy(hard.Halves, IMAGE, ("stem",)),

@@ -136,7 +136,9 @@ def _count(flow: Flow, node: fx.Node, result: Any) -> Any:
 def fixed_macs(node: fx.Node, flow: Flow) -> float:
     """Multiply-adds of a contraction from its shapes alone."""
     name = str(node.target).split(".")[1].rstrip("_")
-    shapes = [flow.shape(a) for a in node.args if flow.is_tensor(a)]
+    args: tuple[Any, ...] = node.args
+    operands = args[1] if name == "einsum" else args
+    shapes = [flow.shape(a) for a in operands if flow.is_tensor(a)]
     value = node.meta["val"]
     out = tuple(int(s) for s in (value[0] if isinstance(value, list | tuple) else value).shape)
     if name.startswith("conv_transpose"):
@@ -150,9 +152,9 @@ def fixed_macs(node: fx.Node, flow: Flow) -> float:
     if name == "linear":
         return math.prod(out) * shapes[1][-1]
     if name == "einsum":
-        return _einsum_macs(str(node.args[0]), [flow.shape(a) for a in node.args[1]], out)
+        return _einsum_macs(str(args[0]), shapes, out)
     if name == "tensordot":
-        return math.prod(out) * math.prod(shapes[0][d] for d in node.args[2])
+        return math.prod(out) * math.prod(shapes[0][d] for d in args[2])
     left = shapes[1] if name in ("addmm", "baddbmm", "addbmm", "addmv") else shapes[0]
     return math.prod(out) * left[-1]
 
