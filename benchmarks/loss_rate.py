@@ -15,8 +15,10 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from sprig.core.batches import unpack
@@ -64,23 +66,26 @@ def rates(net: NetLoss, picks: int) -> tuple[list[float], list[int]]:
     return losses, distinct
 
 
-def floor(net: NetLoss, iterations: int = 400) -> tuple[float, float]:
-    """Least loss over gates on the simplex (softmax of free numbers, L-BFGS), and how much too high it is at most."""
-    batch = list(range(len(net.chunks)))
-    free = torch.zeros(net.size, dtype=torch.float64, requires_grad=True)
-    search = torch.optim.LBFGS([free], max_iter=iterations, line_search_fn="strong_wolfe",
-                               tolerance_grad=1e-10, tolerance_change=1e-14)  # fmt: skip
+def floor(net: NetLoss, iterations: int = 1000) -> tuple[float, float]:
+    """Least loss over gates on the simplex (sequential quadratic programming), and how much too high it is at most."""
+    batch, size = list(range(len(net.chunks))), net.size
 
-    def closure() -> float:
-        a = free.softmax(0)
-        slope = net.size * net.gradient(net.size * a.detach(), batch)
-        (free.grad,) = torch.autograd.grad(a, free, slope)
-        return net.score(net.size * a.detach(), batch).loss
+    def at(a: np.ndarray) -> tuple[float, np.ndarray]:
+        gates = size * torch.from_numpy(np.array(a, dtype=np.float64))
+        return net.score(gates, batch).loss, size * net.gradient(gates, batch).numpy()
 
-    search.step(closure)
-    a = free.detach().softmax(0)
-    slope = net.size * net.gradient(net.size * a, batch)
-    return net.score(net.size * a, batch).loss, float(a @ slope - slope.min())
+    found = minimize(
+        at,
+        np.full(size, 1 / size),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0.0, 1.0)] * size,
+        constraints={"type": "eq", "fun": lambda a: a.sum() - 1, "jac": np.ones_like},
+        options={"maxiter": iterations, "ftol": 1e-12},
+    )
+    a = found.x.clip(0) / found.x.clip(0).sum()
+    loss, slope = at(a)
+    return loss, float(a @ slope - slope.min())
 
 
 def slope(losses: list[float], base: float, first: int, last: int) -> float | None:

@@ -157,8 +157,8 @@ def solve(
     extra = shrinkage(problem, ridge)
     h.diagonal().add_(extra)
     fitted = _divide(t, h)
-    weight = torch.zeros_like(moments.cross)
-    weight[:, kept] = fitted
+    weight = torch.zeros(moments.cross.shape, dtype=torch.float64)
+    weight[:, kept] = fitted.double()
     explained = float((weights * (fitted * t).sum(1)).sum())
     penalty = extra * float((weights * fitted.square().sum(1)).sum())
     bias = torch.zeros_like(moments.target_mean)

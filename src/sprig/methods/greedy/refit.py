@@ -42,7 +42,7 @@ class RefitConfig:
     """
 
     ridge: float | None = None
-    rows_per_column: float = 4.0
+    rows_per_column: float = 2.0
     least_rows: int = 8192
     trials: tuple[float, ...] = (0.7, 0.4)
     trial_work: float = 6e11
@@ -50,7 +50,7 @@ class RefitConfig:
     sequential_rows: int = 60000
     streams: bool = True
     ratio_pairs: int = 24
-    columns_at_once: int = 2048
+    columns_at_once: int = 1024
 
 
 def search(bench: Workbench, config: RefitConfig) -> Path:
