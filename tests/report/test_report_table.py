@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from sprig.core.types import GroupRow, Measures
-from sprig.report import compare_rows, compare_table, render_table
+from sprig.report import compare_rows, compare_table, render_html, render_table
 from sprig.report.table import meter
 
 
@@ -37,6 +37,26 @@ def test_fits_and_tells_the_numbers(record_of, count):
     ):
         assert wanted in text
     assert "✓ All 3 claims hold." in text
+
+
+def test_figures_on_the_calibration_inputs_are_said_to_be_so(record_of):
+    record = record_of(3)
+    seen = replace(record, config={**record.config, "judged_on": "the calibration data"})
+    only = replace(seen, after=replace(seen.after, quality={"agreement": 1.0}))
+    none = replace(seen, after=replace(seen.after, quality={}))
+    held_out = replace(record, config={**record.config, "judged_on": "held-out data"})
+    warning = "expect less on others"
+    for one, said in (
+        (seen, "accuracy on the calibration inputs"),
+        (only, "100% of the calibration inputs"),
+    ):
+        text = " ".join(printed(render_table(one)).split())
+        assert said in text
+        assert warning in text
+        assert warning in render_html(one)
+    for other in (record, held_out, none):
+        assert warning not in " ".join(printed(render_table(other)).split())
+        assert warning not in render_html(other)
 
 
 def test_every_group_appears_in_flow_order(record_of):

@@ -209,18 +209,33 @@ def story(record: RunRecord) -> str:
     return f"{cut}, it {_kept(record)}, and {_proof(record)}."
 
 
+def caveat(record: RunRecord) -> str:
+    """What the figures of quality do not say; empty where they come from inputs the search has not seen."""
+    if not record.after.quality or not _fitted(record):
+        return ""
+    return (
+        "Quality was measured on the calibration inputs, to which the weights were fitted: "
+        "expect less on others (--eval-data, --eval-fold)."
+    )
+
+
+def _fitted(record: RunRecord) -> bool:
+    return record.config.get("judged_on") == "the calibration data"
+
+
 def _kept(record: RunRecord) -> str:
     before, after = record.before.quality, record.after.quality
+    here = " on the calibration inputs" if _fitted(record) else ""
     for key in ("accuracy", "top1"):
         if key in after:
             was = f" ({quality_text(key, before[key])} before)" if key in before else ""
-            return f"has {quality_text(key, after[key])} {quality_label(key)}{was}"
+            return f"has {quality_text(key, after[key])} {quality_label(key)}{here}{was}"
     if "agreement" in after:
         share = quality_text("agreement", after["agreement"])
-        return f"decides like the dense network on {share} of the inputs"
+        return f"decides like the dense network on {share} of the {'calibration ' if here else ''}inputs"
     for key in qualities(record):
         if key in after:
-            return f"has {quality_label(key)} {quality_text(key, after[key])}"
+            return f"has {quality_label(key)} {quality_text(key, after[key])}{here}"
     return "was not tested on data"
 
 

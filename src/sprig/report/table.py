@@ -15,7 +15,10 @@ _SIGNS = (("holds", "✓", "green"), ("fails", "✗", "bold red"), ("none", "○
 
 def render_table(record: RunRecord, *, groups: int | None = 40) -> RenderableType:
     """The run for a terminal; of more than `groups` groups the ones with most MACs are shown (None: all)."""
-    parts: list[RenderableType] = [Text(facts.headline(record)), Text(), amounts(record)]
+    parts: list[RenderableType] = [Text(facts.headline(record))]
+    if facts.caveat(record):
+        parts.append(Text(facts.caveat(record), "yellow"))
+    parts += [Text(), amounts(record)]
     if record.groups:
         parts += [Text(), group_table(record.groups, most=groups)]
     parts += [Text(), verdict_line(record)]
