@@ -52,7 +52,8 @@ def test_digits_resized_and_in_colour() -> None:
 
 def test_more_views_of_digits_are_moved_by_a_pixel() -> None:
     batches = load("digits", image=RAW, limit=20, views=3, batch_size=20)
-    plain, *moved = [x for x, _ in batches]
+    images = torch.cat([x for x, _ in batches])  # all views of a sample stand together
+    plain, *moved = [images[view::3] for view in range(3)]
     assert batches.samples == 60
     for images in moved:
         for one, other in zip(plain, images):

@@ -90,13 +90,13 @@ class Allocator:
 
     def sizes(self, limits: Mapping[str, float]) -> dict[int, int]:
         """Units to keep per group index."""
-        self._reachable(limits)
+        self.reachable(limits)
         kept = self._fill(self._start(limits), limits)
         return {c.group: int(kept[c.group]) for c in self.choices}
 
     def even(self, limits: Mapping[str, float]) -> dict[int, int]:
         """The same fraction of every group, as large as the budget allows."""
-        self._reachable(limits)
+        self.reachable(limits)
 
         def at(fraction: float) -> np.ndarray:
             kept = self.full.copy()
@@ -122,7 +122,7 @@ class Allocator:
         kept = self._fill(at(low), limits)
         return {c.group: int(kept[c.group]) for c in self.choices}
 
-    def _reachable(self, limits: Mapping[str, float]) -> None:
+    def reachable(self, limits: Mapping[str, float]) -> None:
         least = self.least()
         for unit, limit in limits.items():
             low, dense = self.models[unit](least), self.models[unit](self.full)
@@ -227,3 +227,12 @@ def steps(size: int, channels_per_unit: float, round_to: int) -> np.ndarray:
     every = max(1, round(round_to / np.gcd(round_to, max(1, round(channels_per_unit)))))
     found = np.arange(every, size + 1, every)
     return np.unique(np.append(found, size)).astype(int)
+
+
+def check_reachable(graph: Graph, limits: Mapping[str, float]) -> None:
+    """Refuse a budget that no sizes meet, before anything is searched."""
+    choices = [Choice(g.index, np.array([1, g.size]), np.zeros(2)) for g in graph.prunable]
+    if not choices:
+        reasons = sorted({g.reason or "" for g in graph.groups})
+        raise InputError(f"nothing can be pruned in this model: {'; '.join(reasons[:3])}")
+    Allocator(graph, choices).reachable(limits)

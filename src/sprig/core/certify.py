@@ -144,38 +144,46 @@ def recount(
     return claims
 
 
-def layer_errors(bench: Workbench, small_wide: nn.Module, *, label: str, description: str) -> Claim:
-    """Error of every consumer's output, pruned against dense, on stated inputs. A figure, not a promise."""
+def layer_errors(
+    bench: Workbench, small_wide: nn.Module, plan: Plan, *, label: str, description: str
+) -> Claim:
+    """Error of every consumer's kept outputs, pruned against dense, on stated inputs. A figure, not a promise."""
     replay, graph = bench.replay, bench.graph
-    weights = state_of(small_wide)
-    lost: dict[str, float] = {c.node: 0.0 for c in graph.consumers}
-    power: dict[str, float] = dict(lost)
-    sums: dict[str, Tensor] = {}
+    weights, masks = state_of(small_wide), plan.masks(graph)
+    rows = {s.tensor: s.axis.keep(masks) for s in graph.slots if s.dim == 0}
+    kept = {c.node: rows.get(c.weight, np.ones(c.out, dtype=bool)) for c in graph.consumers}
+    axis_of = {c.node: 1 if c.kind == "conv" else -1 for c in graph.consumers}
+    sums = {n: np.zeros((4, int(k.sum()))) for n, k in kept.items()}  # count, lost, sum, squares
+    seen: dict[str, Tensor] = {}
+
+    def remember(name: str, count: int) -> Any:
+        def watch(inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            part = output[: live_rows(bench, output, count)].movedim(axis_of[name], -1)
+            seen[name] = part.reshape(-1, part.shape[-1])[:, torch.from_numpy(kept[name])].double()
+
+        return watch
+
     for chunk in bench.chunks:
-        outputs: dict[str, Tensor] = {}
-
-        def keep(name: str, rows: int, store: dict[str, Tensor] = outputs) -> Any:
-            def watch(inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                store[name] = output[: live_rows(bench, output, rows)]
-
-            return watch
-
-        watches = {replay.index[n]: keep(n, chunk.rows) for n in lost}
-        live = replay.start(chunk.args, chunk.kwargs, chunk.rows)
+        watches = {replay.index[n]: remember(n, chunk.rows) for n in kept}
         end = max(watches, default=-1) + 1
+        live = replay.start(chunk.args, chunk.kwargs, chunk.rows)
         replay.advance(live.fork(), bench.weights, end, watches)
-        dense = dict(outputs)
-        outputs.clear()
+        dense = dict(seen)
         replay.advance(live, weights, end, watches)
         for name, a in dense.items():
-            b = outputs[name]
-            channel = 1 if a.dim() != 3 and a.dim() > 2 else a.dim() - 1
-            others = [d for d in range(a.dim()) if d != channel]
-            mean = a.mean(others, keepdim=True)
-            sums.setdefault(name, mean)
-            lost[name] += float((b - a).square().sum())
-            power[name] += float((a - sums[name]).square().sum())
-    errors = {n: lost[n] / power[n] if power[n] > 0 else 0.0 for n in lost}
+            gap = (seen[name] - a).square().sum(0)
+            rows_here = torch.full_like(gap, len(a))
+            sums[name] += torch.stack([rows_here, gap, a.sum(0), a.square().sum(0)]).cpu().numpy()
+    errors = {}
+    for consumer in graph.consumers:
+        rows_seen, lost, total, squares = sums[consumer.node]
+        power = float((squares - total**2 / np.maximum(rows_seen, 1)).sum())
+        name = (
+            consumer.weight
+            if consumer.weight not in errors
+            else f"{consumer.weight} ({consumer.node})"
+        )
+        errors[name] = float(lost.sum()) / power if power > 0 else 0.0
     worst = max(errors.values(), default=0.0)
     return Claim(
         name=f"layer-errors-{label}",
@@ -184,7 +192,7 @@ def layer_errors(bench: Workbench, small_wide: nn.Module, *, label: str, descrip
         value=worst,
         tolerance=None,
         data=description,
-        how="squared difference of each consumer's output over its spread around its mean, pruned against dense",
+        how="squared difference of each layer's kept outputs over their spread, pruned against dense",
         detail={"errors": errors},
     )
 

@@ -34,7 +34,9 @@ def judge(
     hashes["data_calibration"] = triples.digest()
     bench.progress("certificate", 1, 4)
     claims.append(
-        certify.layer_errors(bench, wide, label="calibration", description=triples.description)
+        certify.layer_errors(
+            bench, wide, plan, label="calibration", description=triples.description
+        )
     )
     held_out = as_batches(eval_data) if eval_data is not None else None
     bench.progress("certificate", 2, 4)
@@ -42,7 +44,9 @@ def judge(
         hashes["data_held-out"] = held_out.digest()
         other = Workbench(bench.model, graph, list(held_out), seed, silent)
         claims.append(
-            certify.layer_errors(other, wide, label="held-out", description=held_out.description)
+            certify.layer_errors(
+                other, wide, plan, label="held-out", description=held_out.description
+            )
         )
     claims += certify.floors(path, plan, triples.description)
     claims += certify.submodularity(notes.get("submodularity", {}), triples.description)

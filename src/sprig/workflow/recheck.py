@@ -92,7 +92,9 @@ class Verification:
                                        digest, self.old.hashes[f"data_{label}"], label))  # fmt: skip
             twin = copy.deepcopy(self.model).eval()
             bench = Workbench(twin, graph, list(triples), self.old.seed, self.progress)
-            found = certify.layer_errors(bench, wide, label=label, description=triples.description)
+            found = certify.layer_errors(
+                bench, wide, self.plan, label=label, description=triples.description
+            )
             gap = abs(found.value - old[name].value)
             claims.append(
                 replace(

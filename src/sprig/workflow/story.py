@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sprig.core.allocate import targets
+from sprig.core.allocate import check_reachable, targets
 from sprig.core.batches import as_batches
 from sprig.core.cost import shares
 from sprig.core.errors import InputError, StoreError
@@ -106,6 +106,7 @@ def prune(
     so. `folder`: write a restartable run there. `path`: a search made before. `eval_data`: what quality is measured
     on; without it, agreement is measured on the calibration inputs and the record says so.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
     >>> x = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
     >>> result = prune(net, (x[:2],), [x], Budget(macs=0.5))
@@ -117,6 +118,7 @@ def prune(
     )
     example = tuple(example_inputs)
     limits = targets(budget, bench.graph) if budget is not None else {}
+    check_reachable(bench.graph, limits)
     out = _open(folder, resume)
     made = _settings(method, settings, budget, round_to, seed)
     if out is not None:
@@ -199,7 +201,8 @@ def _bench(
         )
     triples = as_batches(data)
     held = list(triples)
-    if chosen.labels and any(t[2] is None for t in held):
+    wants = chosen.labels and getattr(settings, "objective", "labels") == "labels"
+    if wants and any(t[2] is None for t in held):
         raise InputError(f"method {method!r} needs labels; give batches as (input, target) pairs")
     twin = copy.deepcopy(model).eval()
     bench = Workbench(twin, _NO_GRAPH, held, seed, progress or silent)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sprig.core.batches import unpack
+from sprig.core.collect import judges
 from sprig.core.plan import Plan
 from sprig.core.tracing import trace
 from sprig.core.types import Budget
@@ -260,15 +261,17 @@ def test_a_consumer_called_twice_is_scaled_once():
 
 
 def test_harm_is_measured_where_the_trials_are():
-    """Harm at a size that was tried is that of the folded network, on the half that the factors have not seen."""
+    """Harm at a size that was tried is that of the folded network, on the part that the factors have not seen."""
     net = filled(Mlp())
     bench = bench_of(net, 4)
     config = replace(UniformConfig(), trials=(0.5,))
     path = search(bench, config)
     weights = realise(bench, path.plan({bench.graph.group("a").index: 4}), config).weights
-    x = inputs_of(bench)
+    x = torch.cat([c.args[0][: c.rows] for i, c in enumerate(bench.chunks) if judges(i)])
     with torch.no_grad():
         p = net(x).log_softmax(1)
         q = torch.func.functional_call(net, dict(weights), (x,)).log_softmax(1)
     kl = float((p.exp() * (p - q)).sum(1).mean())
-    assert path.harm["a"][4] == pytest.approx(kl, rel=0.5)  # other halves of the data, same thing
+    assert path.harm["a"][4] == pytest.approx(
+        kl, rel=0.25
+    )  # factors of all data here, of the other part there

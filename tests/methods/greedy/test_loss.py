@@ -149,13 +149,13 @@ def test_prescreen_and_prefix_cache_change_no_pick(bench, change):
 
 
 def test_the_tally_of_layers(bench):
-    """By hand: 3 layers, 2 chunks; every candidate at every step, checks on top."""
+    """By hand: 3 layers, 4 chunks; every candidate at every step, checks on top."""
     plain = search(bench, replace(EXACT, cache=False)).record
     assert plain["layers_run"] == plain["layers_exhaustive"] and plain["layers_saved"] == 0
     tried = sum(n * (n + 1) // 2 for n in WIDTHS)
     checks = sum(n + 1 for n in WIDTHS)  # whole, nothing, and every size but the last
     chunks = len(bench.chunks)
-    assert chunks == 2
+    assert chunks == 4
     assert plain["evaluations"] == tried + checks
     assert plain["layers_run"] == 3 * chunks * (tried + checks + 1)
     cached = search(bench, EXACT).record
