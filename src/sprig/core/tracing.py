@@ -98,12 +98,11 @@ class _Trial:
     def __init__(
         self, model: nn.Module, graph: Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        self.graph, self.inputs = graph, (args, dict(kwargs))
-        self.model, self.tolerance = stirred(model), TOLERANCE
+        self.graph, self.tolerance = graph, FINE
         try:
-            self.model, self.inputs = stirred(model).double(), pytree.tree_map(_double, self.inputs)
+            self.inputs = pytree.tree_map(_double, (args, dict(kwargs)))
+            self.model = stirred(model).double()
             run(lambda twin: twin, self.model, *self.inputs)
-            self.tolerance = FINE
         except Exception:  # it insists on its own precision
             self.model, self.inputs, self.tolerance = (
                 stirred(model),
