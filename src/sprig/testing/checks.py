@@ -219,7 +219,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     }
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        kept[name] = (tuple(tensor.shape), hashlib.sha256(flat.numpy()).hexdigest())
+        kept[name] = (tuple(tensor.shape), hashlib.sha256(flat.numpy().data).hexdigest())
         kept[f"{name} grad"] = (tensor.requires_grad, tensor.grad is None)
     return kept
 
