@@ -125,3 +125,29 @@ def test_demo_tells_the_story_and_verifies(tmp_path: Path, command) -> None:
     checked = command("verify", moved, "--json")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert json.loads(checked.stdout)["passed"]
+
+
+def test_the_whole_network_loss_says_what_its_cache_saved(
+    trained: Path, sprig, tmp_path: Path
+) -> None:
+    few = (
+        "--set",
+        "candidates=4",
+        "--set",
+        "prescreen=2",
+        "--set",
+        "samples=64",
+        "--set",
+        "batch=32",
+    )
+    result = sprig(
+        "prune", "--model", trained, "--data", "digits", "--images", "64", "--threads", "1",
+        "--macs", "0.7", "--method", "loss", *few, "--set", "objective=imitation", "--set", "check=32",
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    told = " ".join(result.stdout.split())
+    found = load_record(tmp_path / "run").config["search"]
+    assert 0 < found["layers_run"] < found["layers_exhaustive"]
+    assert f"The search ran {int(found['layers_run']):,} layer evaluations" in told
+    assert f"{found['layers_saved']:.0%} saved" in told

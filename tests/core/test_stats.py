@@ -7,7 +7,8 @@ from torch import Tensor
 
 from sprig.core import stats
 from sprig.core.errors import InputError
-from sprig.core.stats import Accumulator, Moments, merge, rows, targets_at
+from sprig.core.rows import rows, targets_at
+from sprig.core.stats import Accumulator, Moments, merge
 
 
 def _rows(n: int, d: int, o: int, *, seed: int = 0, mean: float = 3.0) -> tuple[Tensor, Tensor]:

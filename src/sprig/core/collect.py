@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sprig.core.stats import Accumulator, Moments, rows, targets_at
+from sprig.core.rows import rows, targets_at
+from sprig.core.stats import Accumulator, Moments
 from sprig.core.types import Consumer
 from sprig.core.workbench import Workbench
 
-WIDE = 2048  # columns from which matrices are kept, and multiplied, in float32
+WIDE = 1024  # columns from which matrices are kept, and multiplied, in float32
 
 
 def row_limit(consumer: Consumer, columns: int, samples: int, per_column: float, least: int) -> int:
@@ -100,14 +101,12 @@ def collect(
         bench.progress("moments", done, len(bench.chunks))
         watch = {replay.index[c.node]: watcher(c, chunk.rows, int(judges(done))) for c in wanted}
         last = max(watch, default=-1)
-        replay.advance(
-            replay.start(chunk.args, chunk.kwargs, chunk.rows), bench.weights, last + 1, watch
-        )
+        live = replay.start(chunk.args, chunk.kwargs, chunk.rows)
+        replay.advance(live, bench.weights, last + 1, watch, alone=True)
     bench.progress("moments", len(bench.chunks), len(bench.chunks))
     out = {}
-    for node in list(sums):  # one by one: two copies of everything would double the memory
-        a, b = sums.pop(node)
-        out[node] = (a.moments(), b.moments())
+    for node, (a, b) in sums.items():
+        out[node] = (a.close(), b.close())
     return out
 
 

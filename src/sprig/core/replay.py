@@ -47,8 +47,10 @@ class Replay:
     """A program at one batch size, with weights handed in at every step."""
 
     def __init__(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
-    ) -> None:
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None,
+        *, check: bool = True,
+    ) -> None:  # fmt: skip
+        """check: compare with the module once; needed once per model."""
         kwargs = kwargs or {}
         self.batch = batch_size(args, kwargs)
         self.program = capture(model, args, kwargs)
@@ -71,7 +73,8 @@ class Replay:
         self.plain = {n: _plain(n) for n in self.nodes if n.op == "call_function"}
         self.dies = self._last_uses()
         self.count = Count()
-        self._check(model, args, kwargs)
+        if check:
+            self._check(model, args, kwargs)
 
     # ---- running -----------------------------------------------------------------------------
     def start(
@@ -91,14 +94,15 @@ class Replay:
 
     def advance(
         self, live: Live, weights: Mapping[str, Tensor], stop: int, watch: Mapping[int, Watch] | None = None,
-        *, grad: bool = False,
+        *, grad: bool = False, alone: bool = False,
     ) -> Live:  # fmt: skip
         """Run nodes up to (not including) number `stop`; `watch[i]` sees node i's inputs and output. Uses up `live`.
 
-        grad: leave a trace for a backward pass to weights that ask for it.
+        grad: leave a trace for a backward pass to weights that ask for it. alone: nobody holds any of the values,
+        no watch keeps one, so the model's own in-place operations may save memory where they are.
         """
         with torch.set_grad_enabled(grad):
-            return self._run(live, weights, stop, watch)
+            return self._run(live, weights, stop, watch, alone=alone)
 
     def _run(
         self,
@@ -106,14 +110,20 @@ class Replay:
         weights: Mapping[str, Tensor],
         stop: int,
         watch: Mapping[int, Watch] | None,
+        *,
+        alone: bool = False,
     ) -> Live:
         values = live.values
+        foreign = self._foreign(values, weights) if alone else set()
         for i in range(live.at, min(stop, len(self.nodes))):
             node = self.nodes[i]
             if node.op != "call_function":
                 continue
             target = self.plain[node]
-            if target is not node.target and (target is None or _shares(node.args[0], values)):
+            own = node.args[0] if alone and node.args else None
+            if target is not node.target and own in values and _place(values[own]) not in foreign:
+                target = node.target
+            elif target is not node.target and (target is None or _shares(node.args[0], values)):
                 target = node.target
                 self._set_apart(node.args[0], values, weights)
             inputs = fx.node.map_arg(
@@ -130,6 +140,11 @@ class Replay:
             for dead in self.dies[i]:
                 values.pop(dead, None)
         return Live(max(stop, live.at), values, live.rows)
+
+    def _foreign(self, values: Mapping[fx.Node, Any], weights: Mapping[str, Tensor]) -> set[int]:
+        """Memory that is never written to: the batch, the weights, the program's constants."""
+        given = [values[n] for n in self.inputs if n in values]
+        return {_place(t) for t in (*given, *weights.values(), *self.program.constants.values())}
 
     def finish(
         self, live: Live, weights: Mapping[str, Tensor], *, grad: bool = False
@@ -230,6 +245,11 @@ def _relatives(node: fx.Node, values: Mapping[fx.Node, Any]) -> dict[fx.Node, Te
         (n, v) for n, v in values.items() if n is not node and isinstance(v, Tensor) and v.numel()
     )
     return {n: v for n, v in others if v.untyped_storage().data_ptr() == place}
+
+
+def _place(value: Any) -> int:
+    """Where a tensor's memory starts."""
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else 0
 
 
 def _shares(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:

@@ -7,11 +7,8 @@ Merging is the pairwise update of Chan, Golub and LeVeque (1983), so batches, pr
 clients just add.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from itertools import product
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -76,8 +73,10 @@ class Moments:
                 f"{self.name or 'moments'}: the weight has {w.shape[1]} columns, the inputs {len(self.mean)}"
             )
         cross = w @ self.second
-        mean = w @ self.mean if bias is None else w @ self.mean + bias.detach().to(w)
-        power = (cross * w).sum(1).clamp_min(0)
+        mean = w.to(self.mean) @ self.mean
+        if bias is not None:
+            mean = mean + bias.detach().to(mean)
+        power = (cross * w).sum(1, dtype=torch.float64).clamp_min(0)
         return replace(self, target_mean=mean, cross=cross, power=power)
 
     def taking(self, columns: Tensor) -> "Moments":
@@ -115,8 +114,8 @@ class Moments:
         return variance <= torch.maximum(1e-13 * self.mean**2, 1e-24 * variance.max())
 
 
-def merge(a: Moments, b: Moments) -> Moments:
-    """Moments of the rows of both."""
+def merge(a: Moments, b: Moments, *, into: bool = False) -> Moments:
+    """Moments of the rows of both; `into`: in the memory of b's matrix, which is then used up."""
     if a.second.shape != b.second.shape or a.cross.shape != b.cross.shape:
         raise InputError(
             f"{a.name or 'moments'}: cannot add moments of {tuple(a.cross.shape)} and "
@@ -131,7 +130,9 @@ def merge(a: Moments, b: Moments) -> Moments:
     return Moments(
         count=count,
         mean=a.mean + dx * (b.count / count),
-        second=(a.second + b.second).addr_(narrow, narrow, alpha=pull),
+        second=torch.add(a.second, b.second, out=b.second if into else None).addr_(
+            narrow, narrow, alpha=pull
+        ),
         target_mean=a.target_mean + dy * (b.count / count),
         cross=(a.cross + b.cross).addr_(dy, dx, alpha=pull),
         power=a.power + b.power + pull * dy**2,
@@ -154,15 +155,15 @@ class Accumulator:
     ) -> None:
         """`compact` keeps the D x D matrix in float32, half the memory, with products in float32."""
 
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
+        def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
 
         self.name = name
         self.count = 0
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         self.mean, self.target_mean = zeros(inputs), zeros(outputs)
         self.cross, self.power = zeros(outputs, inputs), zeros(outputs)
-        self.second = zeros(inputs, inputs).float() if compact else zeros(inputs, inputs)
+        self.second = zeros(inputs, inputs, dtype=torch.float32 if compact else torch.float64)
 
     def add(self, x: Tensor, y: Tensor | None = None) -> "Accumulator":
         """Add rows x (n, D) and, if targets are kept, y (n, O)."""
@@ -201,11 +202,17 @@ class Accumulator:
 
     def moments(self) -> Moments:
         """The sums so far, as a record of its own on the CPU, where selection is solved in float64."""
-        second = self.second.to("cpu", copy=True)
-        _mirror(second)
-        fields = ("mean", "target_mean", "cross", "power")
-        rest = {field: getattr(self, field).to("cpu", copy=True) for field in fields}
-        return Moments(count=float(self.count), second=second, name=self.name, **rest)
+        return self._moments(copy=True)
+
+    def close(self) -> Moments:
+        """The sums, in the memory that they stand in: for the end, as nothing may be added any more."""
+        return self._moments(copy=False)
+
+    def _moments(self, *, copy: bool) -> Moments:
+        fields = ("second", "mean", "target_mean", "cross", "power")
+        sums = {field: getattr(self, field).to("cpu", copy=copy) for field in fields}
+        _mirror(sums["second"])
+        return Moments(count=float(self.count), name=self.name, **sums)
 
 
 def _finite(name: str, label: str, t: Tensor) -> None:
@@ -248,100 +255,3 @@ def _mirror(second: Tensor) -> None:
 def _panels(size: int) -> list[tuple[int, int]]:
     step = max(256, -(-size // 8))
     return [(a, min(size, a + step)) for a in range(0, size, step)]
-
-
-class Rows(NamedTuple):
-    """Sampled rows of a consumer's input and where they were taken."""
-
-    x: Tensor  # (P, D); columns ordered as `weight.flatten(1)`: channel, then kernel position
-    where: Tensor  # (P,) ascending positions in (sample, *output size) flattened
-
-
-def rows(
-    x: Tensor,
-    kind: Literal["conv", "linear"],
-    *,
-    kernel: Sequence[int] = (),
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (),
-    dilation: Sequence[int] = (),
-    limit: int | None = None,
-    generator: torch.Generator | None = None,
-) -> Rows:
-    """The rows that a consumer multiplies with its flattened weight, at most `limit` of them.
-
-    Positions are drawn without replacement, all equally likely, *before* anything is unfolded, so cost and
-    memory go with the sample. Convolutions of any dimension, zero padding. For a grouped convolution give
-    the channels of one conv group. Take the targets at the same places with `targets_at`.
-
-    >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
-    >>> rows(image, "conv", kernel=(2, 2), stride=(2, 2)).x
-    tensor([[ 0.,  1.,  4.,  5.],
-            [ 2.,  3.,  6.,  7.],
-            [ 8.,  9., 12., 13.],
-            [10., 11., 14., 15.]])
-    """
-    x = x.detach()
-    if kind == "linear":
-        flat = x.reshape(-1, x.shape[-1])
-        where = _sample(len(flat), limit, generator)
-        return Rows(flat[where] if len(where) < len(flat) else flat, where.to(x.device))
-    space = x.shape[2:]
-    dims = len(space)
-    kernel = tuple(kernel) or (1,) * dims
-    stride, dilation = tuple(stride) or (1,) * dims, tuple(dilation) or (1,) * dims
-    padding = tuple(padding) or (0,) * dims
-    if not len(kernel) == len(stride) == len(dilation) == len(padding) == dims:
-        raise InputError(
-            f"a convolution over {dims} dimensions needs {dims} numbers each for kernel, stride, padding "
-            f"and dilation; found {kernel}, {stride}, {padding}, {dilation}"
-        )
-    out = [
-        (s + 2 * p - d * (k - 1) - 1) // t + 1
-        for s, p, d, k, t in zip(space, padding, dilation, kernel, stride, strict=True)
-    ]
-    if min(out) < 1:
-        raise InputError(f"an input of size {tuple(space)} is too small for a kernel of {kernel}")
-    where = _sample(len(x) * reduce(int.__mul__, out), limit, generator).to(x.device)
-    pixels = x.movedim(1, -1)  # a view: only the sampled places are ever copied
-    sample, corner = _corners(where, out, stride, padding)
-    taps = []
-    for tap in product(*(range(k) for k in kernel)):
-        index, inside = [sample], torch.ones_like(where, dtype=torch.bool)
-        for c, t, d, s in zip(corner, tap, dilation, space, strict=True):
-            at = c + t * d
-            inside &= (at >= 0) & (at < s)
-            index.append(at.clamp(0, s - 1))
-        picked = pixels[tuple(index)]
-        taps.append(picked if bool(inside.all()) else picked.masked_fill(~inside[:, None], 0))
-    columns = taps[0] if len(taps) == 1 else torch.stack(taps, -1).flatten(1)
-    return Rows(columns, where)
-
-
-def targets_at(y: Tensor, where: Tensor, kind: Literal["conv", "linear"]) -> Tensor:
-    """The rows (P, O) of an output (N, O, ...) of a convolution, or (..., O) of a linear map, at `where`."""
-    last = y.detach().movedim(1, -1) if kind == "conv" else y.detach()
-    if last.ndim == 2:
-        return last[where]
-    return last[torch.unravel_index(where, last.shape[:-1])]
-
-
-def _sample(total: int, limit: int | None, generator: torch.Generator | None) -> Tensor:
-    if limit is None or limit >= total:
-        return torch.arange(total)
-    if generator is None:
-        raise InputError(
-            "sampling positions needs a torch.Generator, so that a seed fixes the sample"
-        )
-    return torch.randperm(total, generator=generator)[:limit].sort().values
-
-
-def _corners(
-    where: Tensor, out: Sequence[int], stride: Sequence[int], padding: Sequence[int]
-) -> tuple[Tensor, list[Tensor]]:
-    """Sample number, and first input coordinate per dimension, of each output position."""
-    corner: list[Tensor] = []
-    for size, step, pad in zip(reversed(out), reversed(stride), reversed(padding), strict=True):
-        corner.insert(0, where % size * step - pad)
-        where = where // size
-    return where, corner

@@ -219,6 +219,18 @@ def caveat(record: RunRecord) -> str:
     )
 
 
+def effort(record: RunRecord) -> str:
+    """What a search that counts its layer evaluations has spent; empty where it does not count."""
+    found = record.config.get("search") or {}
+    if "layers_saved" not in found:
+        return ""
+    ran, every = int(found["layers_run"]), int(found["layers_exhaustive"])
+    return (
+        f"The search ran {ran:,} layer evaluations where running the whole network every time takes {every:,}: "
+        f"{found['layers_saved']:.0%} saved."
+    )
+
+
 def _fitted(record: RunRecord) -> bool:
     return record.config.get("judged_on") == "the calibration data"
 

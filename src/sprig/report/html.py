@@ -77,7 +77,7 @@ def _view(record: RunRecord) -> dict[str, Any]:
     return {
         "title": record.title,
         "story": _capital(facts.story(record)),
-        "caveat": facts.caveat(record),
+        "caveat": " ".join(filter(None, (facts.caveat(record), facts.effort(record)))),
         "verdict": facts.verdict(record),
         "lines": table,
         "tiles": _tiles(table),

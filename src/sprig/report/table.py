@@ -18,6 +18,8 @@ def render_table(record: RunRecord, *, groups: int | None = 40) -> RenderableTyp
     parts: list[RenderableType] = [Text(facts.headline(record))]
     if facts.caveat(record):
         parts.append(Text(facts.caveat(record), "yellow"))
+    if facts.effort(record):
+        parts.append(Text(facts.effort(record), "dim"))
     parts += [Text(), amounts(record)]
     if record.groups:
         parts += [Text(), group_table(record.groups, most=groups)]

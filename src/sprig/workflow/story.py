@@ -132,12 +132,14 @@ def prune(
             "groups": dict(found.groups),
             "harm": dict(found.harm),
             "chosen": dict(found.chosen),
+            "record": dict(found.record),
         }
 
     saved = out.once("search", searched) if out is not None else searched()
     found = Path(
         graph=bench.graph, groups=saved["groups"], harm=saved["harm"], method=method,
         config=made["config"], seed=seed, round_to=round_to, chosen=saved["chosen"],
+        record=saved["record"],
     )  # fmt: skip
     plan = found.at(budget) if budget is not None else found.own()
 
@@ -276,7 +278,12 @@ def _record(
                 hurt=tuple(path.harm.get(group.name, ())),
             )
         )
-    config = {**made, "judged_on": facts["judged_on"], "model_class": type(model).__name__}
+    config = {
+        **made,
+        "search": dict(path.record),
+        "judged_on": facts["judged_on"],
+        "model_class": type(model).__name__,
+    }
     return RunRecord(
         title=type(model).__name__,
         config=config,

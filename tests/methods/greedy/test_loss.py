@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import sprig
 from sprig.core.batches import unpack
 from sprig.core.errors import DivergenceError, InputError
 from sprig.core.plan import Plan
@@ -372,3 +373,14 @@ def test_infinite_inputs_are_refused():
     x[40, 2] = math.inf
     with pytest.raises(DivergenceError, match="on the calibration data"):
         search(bench_of(Net(), x, y), EXACT)
+
+
+def test_imitation_prunes_without_labels() -> None:
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    x = torch.randn(96, 6, generator=torch.Generator().manual_seed(1))
+    config = LossConfig(objective="imitation", candidates=None, prescreen=None)
+    result = sprig.prune(net, (x[:2],), [x], sprig.Budget(macs=0.6), method="loss", config=config)
+    assert result.certificate.passed
+    assert result.model[0].out_features <= 9
+    with pytest.raises(sprig.InputError, match="labels"):
+        sprig.prune(net, (x[:2],), [x], sprig.Budget(macs=0.6), method="loss")

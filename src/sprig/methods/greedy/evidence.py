@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprig.core.collect import WIDE, collect
-from sprig.core.stats import Moments
+from sprig.core.collect import collect
+from sprig.core.stats import Moments, merge
 from sprig.core.types import Consumer, Group
 from sprig.core.workbench import Workbench
 from sprig.methods.greedy.problem import ConsumerProblem
 
 RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+EXACT = 1024  # columns below which every ridge is tried, in float64
 AMPLE = 1000.0  # rows per column beyond which a small ridge needs no judging
 
 
@@ -76,18 +77,23 @@ def anchored(moments: Moments, ridge: float, weight: Tensor) -> Moments:
     leaves: with much data that is the plain refit, with little it stays near the original weights and removes small
     ones first. lambda = ridge x mean input power.
     """
-    extra = ridge * float(moments.second.diagonal().mean())
-    second = moments.second.clone()
-    second.diagonal().add_(extra)
-    w = weight.detach().flatten(1).to(second)
+    pulled = replace(moments, second=moments.second.clone())
+    extra = pull(pulled, ridge)
     if not len(moments.target_mean):
-        return replace(moments, second=second)
+        return pulled
+    w = weight.detach().flatten(1).to(pulled.second)
     return replace(
-        moments,
-        second=second,
+        pulled,
         cross=moments.cross + extra * w,
         power=moments.power + extra * w.square().sum(1),
     )
+
+
+def pull(moments: Moments, ridge: float) -> float:
+    """Add lambda = ridge x mean input power to the diagonal, in place."""
+    extra = ridge * float(moments.second.diagonal().double().mean())
+    moments.second.diagonal().add_(extra)
+    return extra
 
 
 def judged_ridge(
@@ -98,20 +104,23 @@ def judged_ridge(
         return RIDGES[0]
     w = weight.detach().flatten(1).to(a.second)
     kept = keep.nonzero().flatten()
-    exact = (
-        torch.float64 if len(kept) < WIDE // 2 else torch.float32
-    )  # ridges are far above rounding
-    seen, unseen = (m.second[kept][:, kept].to(exact) for m in (a, b))
-    target, judge = (
-        (m.cross if len(m.target_mean) else w @ m.second)[:, kept].to(exact) for m in (a, b)
-    )
+    exact = torch.float64 if len(kept) < EXACT else torch.float32  # ridges are far above rounding
+
+    def cut(m: Moments) -> tuple[Tensor, Tensor]:
+        columns = m.second[:, kept]
+        cross = m.cross[:, kept] if len(m.target_mean) else w @ columns
+        return columns[kept].to(exact), cross.to(exact)
+
+    (seen, target), (unseen, judge) = cut(a), cut(b)
     power, start = float(a.second.diagonal().double().mean()), w[:, kept].to(exact)
     tried = RIDGES if exact == torch.float64 else RIDGES[1::2]  # a few suffice where each is dear
     best, lowest = tried[0], float("inf")
     for ridge in tried:
-        pull = ridge * power
-        factor = torch.linalg.cholesky(seen + pull * torch.eye(len(kept), dtype=seen.dtype))
-        found = torch.cholesky_solve((target + pull * start).mT, factor).mT
+        extra = ridge * power
+        shifted = seen.clone()
+        shifted.diagonal().add_(extra)
+        factor = torch.linalg.cholesky(shifted)
+        found = torch.cholesky_solve((target + extra * start).mT, factor).mT
         per_output = ((found @ unseen - 2 * judge) * found).sum(1)
         lost = float(per_output.sum() if metric is None else (per_output * metric).sum())
         if lost < lowest:
@@ -130,37 +139,18 @@ def stronger(a: Moments, weight: Tensor, block: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Moments of all consumers, in two parts: what weights are fitted on and what judges them; and their ridges."""
+    """Moments of all consumers by node, pulled towards the weights: of the part that trial weights are fitted on, and
+    of everything."""
 
     bench: Workbench
-    parts: Mapping[str, tuple[Moments, Moments]]
-    ridge: Mapping[str, float]
-
-    def fitted(self, consumer: Consumer) -> Moments:
-        """Of the part that trial weights are fitted on: pulled towards the weights, the own output as target."""
-        return self._settled(consumer, self.parts[consumer.node][0])
-
-    def whole(self, consumer: Consumer) -> Moments:
-        """Of all data, likewise."""
-        a, b = self.parts[consumer.node]
-        return self._settled(consumer, a + b)
+    fitted: Mapping[str, Moments]
+    whole: Mapping[str, Moments]
 
     def of(self, group: Group, *, whole: bool = True) -> dict[str, Moments]:
-        """Of every consumer of a group, by node."""
+        """Of every consumer of a group, by node, with the consumer's own output as the target."""
         consumers = [self.bench.graph.consumers[i] for i in group.consumers]
-        return {c.node: self.whole(c) if whole else self.fitted(c) for c in consumers}
-
-    def _settled(self, consumer: Consumer, moments: Moments) -> Moments:
-        weight = self.bench.weights[consumer.weight]
-        pulled = anchored(moments, self.ridge[consumer.node], weight)
-        w = weight.detach().flatten(1).to(pulled.second)
-        cross = w @ pulled.second
-        return replace(
-            pulled,
-            cross=cross,
-            power=(cross * w).sum(1, dtype=torch.float64).clamp_min(0),
-            target_mean=w.double() @ moments.mean,
-        )
+        moments = self.whole if whole else self.fitted
+        return {c.node: moments[c.node].own(self.bench.weights[c.weight]) for c in consumers}
 
 
 def evidence(bench: Workbench, *, ridge: float | None, per_column: float, least: int) -> Evidence:
@@ -168,14 +158,20 @@ def evidence(bench: Workbench, *, ridge: float | None, per_column: float, least:
     needed = sorted({i for g in bench.graph.prunable for i in g.consumers})
     consumers = [bench.graph.consumers[i] for i in needed]
     parts = collect(bench, consumers, per_column=per_column, least=least)
-    ridges = {}
+    fitted, whole = {}, {}
     for consumer in consumers:
-        a, b = parts[consumer.node]
+        a, b = parts.pop(consumer.node)
         weight = bench.weights[consumer.weight]
-        ridges[consumer.node] = ridge if ridge is not None else judged_ridge(
+        strength = ridge if ridge is not None else judged_ridge(
             a, b, weight, stronger(a, weight, consumer.block), metric=norm_metric(bench, consumer)
         )  # fmt: skip
-    return Evidence(bench, parts, ridges)
+        both = merge(a, b, into=True) if a.count and b.count else merge(a, b)
+        if both is a:
+            both = replace(a, second=a.second.clone())
+        pull(both, strength)
+        pull(a, strength)
+        fitted[consumer.node], whole[consumer.node] = a, both
+    return Evidence(bench, fitted, whole)
 
 
 def write(

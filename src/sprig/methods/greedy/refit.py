@@ -4,6 +4,7 @@ Search: one pass of moments, a pursuit per group, a few measured trials per grou
 data-flow order; each consumer is solved anew so that on the *pruned* inputs it gives the *original* output.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -25,6 +26,7 @@ from sprig.methods.greedy.pursuit import path as pursue
 from sprig.methods.greedy.sequential import Sequential
 
 FEW = 8  # samples per trial below which fewer trials are better
+REMOVAL_COLUMNS = 2048  # from here on the lower bounds do without the one from removal
 RATIO_COLUMNS = 1200  # consumers wider than this are left out of the submodularity ratios
 
 
@@ -112,7 +114,8 @@ def group_path(
     widest = max(len(p.columns) for p in found)
     dtype = torch.float32 if widest >= WIDE else torch.float64
     columns = sum(len(p.columns) for p in found)
-    together = max(1, -(-columns // config.columns_at_once)) if config.columns_at_once else 1
+    crowd = columns / config.columns_at_once if config.columns_at_once else 0.0
+    together = math.ceil(crowd**1.5) if crowd > 1 else 1  # a sweep costs columns squared
     trail = pursue(found, group.size, ridge=0.0, dtype=dtype, together=together)
     order = list(trail.picks)
     values = list(trail.values)
@@ -194,7 +197,10 @@ def floors(bench: Workbench, path: Path, config: RefitConfig) -> Path:
         bench.progress("lower bounds", done, len(bench.graph.prunable))
         found = problems(bench, group, evidence_of(bench, config).of(group))
         bound = floor(
-            found, group.size, ridge=0.0, removal=max(len(p.columns) for p in found) < WIDE
+            found,
+            group.size,
+            ridge=0.0,
+            removal=max(len(p.columns) for p in found) < REMOVAL_COLUMNS,
         )
         out[group.name] = replace(path.groups[group.name], floor=bound)
     return replace(path, groups=out)

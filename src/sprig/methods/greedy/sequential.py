@@ -17,7 +17,8 @@ from sprig.core.collect import consumer_rows, judges, live_rows
 from sprig.core.path import with_cost
 from sprig.core.plan import Plan
 from sprig.core.replay import Live, Replay
-from sprig.core.stats import Accumulator, Moments, targets_at
+from sprig.core.rows import targets_at
+from sprig.core.stats import Accumulator, Moments
 from sprig.core.types import Consumer, Outcome
 from sprig.core.workbench import Workbench
 from sprig.methods.greedy.evidence import (
@@ -236,4 +237,4 @@ class Sequential:
                 other = targets_at(self.pruned[j].values[seam.other][:keep], where, consumer.kind)
                 y = seam.before_norm(y, total - other, bench.weights)
             sums[int(judges(j))].add(rows, y)
-        return sums[0].moments(), sums[1].moments()
+        return sums[0].close(), sums[1].close()

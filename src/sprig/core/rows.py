@@ -1,0 +1,108 @@
+"""The rows that a consumer multiplies with its flattened weight, sampled before anything is unfolded."""
+
+from collections.abc import Sequence
+from functools import reduce
+from itertools import product
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sprig.core.errors import InputError
+
+
+class Rows(NamedTuple):
+    """Sampled rows of a consumer's input and where they were taken."""
+
+    x: Tensor  # (P, D); columns ordered as `weight.flatten(1)`: channel, then kernel position
+    where: Tensor  # (P,) ascending positions in (sample, *output size) flattened
+
+
+def rows(
+    x: Tensor,
+    kind: Literal["conv", "linear"],
+    *,
+    kernel: Sequence[int] = (),
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (),
+    dilation: Sequence[int] = (),
+    limit: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Rows:
+    """The rows that a consumer multiplies with its flattened weight, at most `limit` of them.
+
+    Positions are drawn without replacement, all equally likely, *before* anything is unfolded, so cost and
+    memory go with the sample. Convolutions of any dimension, zero padding. For a grouped convolution give
+    the channels of one conv group. Take the targets at the same places with `targets_at`.
+
+    >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
+    >>> rows(image, "conv", kernel=(2, 2), stride=(2, 2)).x
+    tensor([[ 0.,  1.,  4.,  5.],
+            [ 2.,  3.,  6.,  7.],
+            [ 8.,  9., 12., 13.],
+            [10., 11., 14., 15.]])
+    """
+    x = x.detach()
+    if kind == "linear":
+        flat = x.reshape(-1, x.shape[-1])
+        where = _sample(len(flat), limit, generator)
+        return Rows(flat[where] if len(where) < len(flat) else flat, where.to(x.device))
+    space = x.shape[2:]
+    dims = len(space)
+    kernel = tuple(kernel) or (1,) * dims
+    stride, dilation = tuple(stride) or (1,) * dims, tuple(dilation) or (1,) * dims
+    padding = tuple(padding) or (0,) * dims
+    if not len(kernel) == len(stride) == len(dilation) == len(padding) == dims:
+        raise InputError(
+            f"a convolution over {dims} dimensions needs {dims} numbers each for kernel, stride, padding "
+            f"and dilation; found {kernel}, {stride}, {padding}, {dilation}"
+        )
+    out = [
+        (s + 2 * p - d * (k - 1) - 1) // t + 1
+        for s, p, d, k, t in zip(space, padding, dilation, kernel, stride, strict=True)
+    ]
+    if min(out) < 1:
+        raise InputError(f"an input of size {tuple(space)} is too small for a kernel of {kernel}")
+    where = _sample(len(x) * reduce(int.__mul__, out), limit, generator).to(x.device)
+    pixels = x.movedim(1, -1)  # a view: only the sampled places are ever copied
+    sample, corner = _corners(where, out, stride, padding)
+    taps = []
+    for tap in product(*(range(k) for k in kernel)):
+        index, inside = [sample], torch.ones_like(where, dtype=torch.bool)
+        for c, t, d, s in zip(corner, tap, dilation, space, strict=True):
+            at = c + t * d
+            inside &= (at >= 0) & (at < s)
+            index.append(at.clamp(0, s - 1))
+        picked = pixels[tuple(index)]
+        taps.append(picked if bool(inside.all()) else picked.masked_fill(~inside[:, None], 0))
+    columns = taps[0] if len(taps) == 1 else torch.stack(taps, -1).flatten(1)
+    return Rows(columns, where)
+
+
+def targets_at(y: Tensor, where: Tensor, kind: Literal["conv", "linear"]) -> Tensor:
+    """The rows (P, O) of an output (N, O, ...) of a convolution, or (..., O) of a linear map, at `where`."""
+    last = y.detach().movedim(1, -1) if kind == "conv" else y.detach()
+    if last.ndim == 2:
+        return last[where]
+    return last[torch.unravel_index(where, last.shape[:-1])]
+
+
+def _sample(total: int, limit: int | None, generator: torch.Generator | None) -> Tensor:
+    if limit is None or limit >= total:
+        return torch.arange(total)
+    if generator is None:
+        raise InputError(
+            "sampling positions needs a torch.Generator, so that a seed fixes the sample"
+        )
+    return torch.randperm(total, generator=generator)[:limit].sort().values
+
+
+def _corners(
+    where: Tensor, out: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> tuple[Tensor, list[Tensor]]:
+    """Sample number, and first input coordinate per dimension, of each output position."""
+    corner: list[Tensor] = []
+    for size, step, pad in zip(reversed(out), reversed(stride), reversed(padding), strict=True):
+        corner.insert(0, where % size * step - pad)
+        where = where // size
+    return where, corner
