@@ -145,7 +145,7 @@ def test_check_batch_takes_what_fits() -> None:
         (torch.zeros(5, 3, 8), "has 3 dimensions, the model expects 4"),
         (torch.zeros(5, 3, 9, 8), r"of size \(9, 8\), the model was traced with \(8, 8\)"),
         (torch.zeros(5, 3, 8, 8, dtype=torch.int64), "is torch.int64, the model expects torch.flo"),
-        ({"a": X}, r"gives the inputs \[\], the model was traced with \[0\]"),
+        ({"a": X}, r"gives the inputs \['a'\], the model was traced with \[0\]"),
         (((X, X), Y), r"gives the inputs \[0, 1\], the model was traced with \[0\]"),
     ],
 )

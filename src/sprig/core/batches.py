@@ -139,7 +139,19 @@ def check_batch(
     """
     args, kwargs, _ = unpack(batch)
     wanted = example if isinstance(example, Mapping) else dict(enumerate(example))
-    given: Mapping[Any, Any] = kwargs if isinstance(example, Mapping) else dict(enumerate(args))
+    check_inputs(by_key(args, kwargs), wanted, exact=exact)
+
+
+def by_key(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[Any, Any]:
+    """Positional inputs by number, the others by name."""
+    found: dict[Any, Any] = dict(enumerate(args))
+    return {**found, **kwargs}
+
+
+def check_inputs(
+    given: Mapping[Any, Any], wanted: Mapping[Any, Any], *, exact: bool = True
+) -> None:
+    """The same for inputs by number (positional) or name."""
     if set(given) != set(wanted):
         raise InputError(
             f"a batch gives the inputs {list(given)}, the model was traced with {list(wanted)}; "
@@ -155,6 +167,11 @@ def check_batch(
             raise InputError(
                 f"input {key}: the data has {len(here)} dimensions, the model expects {len(there)} "
                 f"{told}; the first dimension counts the samples"
+            )
+        if len(here) == 2 and here[1] != there[1] and not found.is_floating_point():
+            raise InputError(
+                f"input {key}: a batch has {here[1]} tokens, the example {there[1]}; pad all batches and the "
+                "example to one length, with an attention_mask that marks the padding"
             )
         if len(here) > 1 and here[1] != there[1]:
             what = "channels" if len(here) > 2 else "features"

@@ -3,15 +3,19 @@
 import copy
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sprig.core.batches import map_tensors
+from sprig.core.batches import tensors as leaves
 from sprig.core.collect import live_rows
 from sprig.core.cost import cost
+from sprig.core.example import Example, Inputs, inputs_of, per_sample, samples_of
 from sprig.core.graph import build, canonical_names
 from sprig.core.path import Path
 from sprig.core.plan import Plan
@@ -25,17 +29,27 @@ DOUBLE, SINGLE = 1e-9, 1e-4  # relative, see design of the certificate
 PROBES = 4
 
 
-def probe_inputs(example: tuple[Any, ...], seed: int) -> tuple[Any, ...]:
-    """The example inputs, and noise of the same spread for floating ones."""
+def probe_inputs(example: Example, seed: int) -> Inputs:
+    """The example inputs, and noise of the same spread for floating ones; whole numbers stay with both."""
     generator = torch.Generator().manual_seed(seed)
+    inputs, samples = inputs_of(example), samples_of(example)
 
     def noisy(t: Any) -> Any:
-        if not isinstance(t, Tensor) or not t.is_floating_point():
+        if not per_sample(t, samples):
             return t
+        if not t.is_floating_point():
+            return torch.cat([t, t])
         noise = torch.randn(t.shape, generator=generator).to(t)
         return torch.cat([t, noise * t.std().clamp_min(1e-3) + t.mean()])
 
-    return tuple(noisy(t) for t in example)
+    if not any(per_sample(t, samples) and t.is_floating_point() for t in leaves(inputs)):
+        return inputs
+    args, kwargs = map_tensors(inputs, noisy)
+    return args, kwargs
+
+
+def _cast(tensor: Tensor, *, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def widen(model: nn.Module, small: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
@@ -67,23 +81,22 @@ def masked_equals_shrunk(
     small: nn.Module,
     plan: Plan,
     graph: Graph,
-    example: tuple[Any, ...],
+    example: Example,
     seed: int,
 ) -> list[Claim]:
     """The shrunk module gives what the masked network gives, in both precisions."""
     inputs = probe_inputs(example, seed)
+    given, probed = samples_of(example), samples_of(tuple(leaves(inputs)))
     wide = widen(model, small, plan, graph)
     claims = []
     for label, dtype, tolerance in (
         ("float64", torch.float64, DOUBLE),
         ("float32", torch.float32, SINGLE),
     ):
-        cast = tuple(
-            t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in inputs
-        )
+        args, kwargs = map_tensors(inputs, partial(_cast, dtype=dtype))
         with torch.no_grad():
-            a = copy.deepcopy(wide).eval().to(dtype)(*cast)
-            b = copy.deepcopy(small).eval().to(dtype)(*cast)
+            a = copy.deepcopy(wide).eval().to(dtype)(*args, **kwargs)
+            b = copy.deepcopy(small).eval().to(dtype)(*args, **kwargs)
         gap = distance(a, b)
         claims.append(
             Claim(
@@ -92,26 +105,23 @@ def masked_equals_shrunk(
                 passed=gap <= tolerance,
                 value=gap,
                 tolerance=tolerance,
-                data=f"{len(_first(inputs))} inputs: the example and noise of its spread, seed {seed}",
+                data=f"{probed} inputs: the example"
+                + (f" and noise of its spread, seed {seed}" if probed > given else ""),
                 how="largest difference of outputs over largest output",
             )
         )
     return claims
 
 
-def _first(inputs: Sequence[Any]) -> Tensor:
-    return next(t for t in inputs if isinstance(t, Tensor))
-
-
 def recount(
     small: nn.Module,
     plan: Plan,
     graph: Graph,
-    example: tuple[Any, ...],
+    example: Example,
     limits: Mapping[str, float],
 ) -> list[Claim]:
     """Cost predicted from the graph, counted again on the shrunk module; and every limit is met."""
-    again = cost(build(small, example))
+    again = cost(build(small, *inputs_of(example)))
     again["params"] = sum(p.numel() for p in small.parameters())
     claims = []
     predicted = cost(graph, plan.masks(graph))

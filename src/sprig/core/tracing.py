@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sprig.core.capture import check_example
+from sprig.core.example import Example, inputs_of
 from sprig.core.graph import build
 from sprig.core.surgery import mask_, shrink_
 from sprig.core.types import Graph, Group
@@ -22,10 +23,11 @@ FINE = 1e-8  # of a float64 probe
 
 
 def trace(
-    model: nn.Module, example_inputs: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    model: nn.Module, example_inputs: Example, kwargs: Mapping[str, Any] | None = None
 ) -> Graph:
     """Find all groups of channels that can leave together, and say why the others cannot.
 
+    `example_inputs`: a tuple of the model's arguments, or a dict of its keyword arguments.
     The model is exported, labels ride through its graph, and every group is tried: a shrunk copy must run and
     give what the masked copy gives. Your model is not touched.
 
@@ -37,12 +39,11 @@ def trace(
 
     Raises:
         TraceError: the model cannot be copied or exported; the message names the line.
-        InputError: the example inputs are no tuple, or hold no tensor.
+        InputError: the example inputs are neither a tuple nor a dict, or hold no tensor.
     """
-    example_inputs = tuple(example_inputs) if isinstance(example_inputs, list) else example_inputs
-    check_example(example_inputs, kwargs)
-    graph = build(model, example_inputs, kwargs)
-    return probe(model, graph, example_inputs, kwargs or {})
+    args, named = inputs_of(example_inputs, kwargs)
+    check_example(args, named)
+    return probe(model, build(model, args, named), args, named)
 
 
 def probe(

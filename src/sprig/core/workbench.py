@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sprig.core.batches import Triple, check_batch
+from sprig.core.batches import Triple, by_key, check_inputs
 from sprig.core.cost import cost
 from sprig.core.errors import InputError
 from sprig.core.replay import Chunk, Replay, chunks, state_of
@@ -80,11 +80,9 @@ class Workbench:
         return cost(self.graph)["macs"]
 
     def check(self, example: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
-        for args, given, target in self.triples:
-            batch: Any = (
-                given if given and not args else (args, target) if len(args) != 1 else args[0]
-            )
-            check_batch(batch, dict(kwargs or {}) if given and not args else list(example))
+        wanted = by_key(example, kwargs or {})
+        for args, given, _ in self.triples:
+            check_inputs(by_key(args, given), wanted)
 
 
 def _first(triple: Triple) -> Tensor:

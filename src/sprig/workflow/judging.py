@@ -10,6 +10,7 @@ from torch import nn
 from sprig.core import certify
 from sprig.core.batches import as_batches, unpack
 from sprig.core.cost import cost
+from sprig.core.example import Example
 from sprig.core.latency import latency
 from sprig.core.path import Path
 from sprig.core.plan import Plan
@@ -22,7 +23,7 @@ BATCHES = (1, 32)  # sizes at which latency is measured
 
 
 def judge(
-    bench: Workbench, path: Path, plan: Plan, wide: nn.Module, small: nn.Module, example: tuple[Any, ...],
+    bench: Workbench, path: Path, plan: Plan, wide: nn.Module, small: nn.Module, example: Example,
     limits: Mapping[str, float], triples: Any, eval_data: Any, notes: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Claims, costs, times and quality."""
@@ -67,7 +68,7 @@ def _measures(
     model: nn.Module,
     dense: nn.Module | None,
     total: Mapping[str, int],
-    example: tuple[Any, ...],
+    example: Example,
     data: Any,
 ) -> Measures:
     times = {str(b): latency(model, example, batch=b) for b in BATCHES}

@@ -10,6 +10,7 @@ from torch import nn
 from sprig.core import certify
 from sprig.core.batches import as_batches
 from sprig.core.errors import StoreError
+from sprig.core.example import restore
 from sprig.core.folder import MODEL, PLAN, RunFolder
 from sprig.core.path import Path
 from sprig.core.plan import Plan
@@ -72,7 +73,9 @@ class Verification:
         return Certificate(tuple(claims), expected, certify.versions(), self.old.seed)
 
     def _recomputed(self) -> list[Claim]:
-        example = tuple(self.folder.get_tensors(EXAMPLE).values())
+        example = restore(
+            self.folder.get_tensors(EXAMPLE), self.folder.get_json(SHAPES).get("example")
+        )
         graph = trace(self.model, example)
         small = load(self.folder.path, self.model).eval()
         limits = self.folder.get_json(SHAPES)["limits"]

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from sprig.core.allocate import check_reachable, targets
 from sprig.core.batches import as_batches
 from sprig.core.cost import shares
 from sprig.core.errors import InputError, StoreError
+from sprig.core.example import Example, inputs_of, pack
 from sprig.core.folder import MODEL, REPORT, RunFolder
 from sprig.core.path import Path
 from sprig.core.plan import Plan
@@ -49,7 +50,7 @@ class Result:
     record: RunRecord
     path: Path
     graph: Graph
-    example: tuple[Any, ...] = ()
+    example: Example = ()
 
     def save(self, folder: str | os.PathLike[str]) -> FilePath:
         """Write a run folder: weights as safetensors, everything else as JSON."""
@@ -69,7 +70,7 @@ class Result:
 
 def search(
     model: nn.Module,
-    example_inputs: tuple[Any, ...],
+    example_inputs: Example,
     data: Any,
     *,
     method: str = "refit",
@@ -85,7 +86,7 @@ def search(
 
 def prune(
     model: nn.Module,
-    example_inputs: tuple[Any, ...],
+    example_inputs: Example,
     data: Any,
     budget: Budget | None,
     *,
@@ -102,7 +103,9 @@ def prune(
 ) -> Result:
     """Cut a trained model to a budget without retraining.
 
-    `data`: any iterable of batches (tensors, (input, target) pairs, dicts). Labels are used only by methods that say
+    `example_inputs`: a tuple of the model's arguments, or a dict of its keyword arguments. `data`: any iterable of
+    batches (tensors, (input, target) pairs, dicts); where a batch has an `attention_mask`, padding is left out of all
+    that is measured. Labels are used only by methods that say
     so. `folder`: write a restartable run there. `path`: a search made before. `eval_data`: what quality is measured
     on; without it, agreement is measured on the calibration inputs and the record says so.
 
@@ -116,9 +119,12 @@ def prune(
     bench, chosen, settings, triples = _bench(
         model, example_inputs, data, method, config, seed, progress
     )
-    example = tuple(example_inputs)
+    args, named = inputs_of(example_inputs)
+    example: Example = named or args
     limits = targets(budget, bench.graph) if budget is not None else {}
     check_reachable(bench.graph, limits)
+    if folder is not None:
+        pack(example)  # refuse what no folder can hold before the work, not after it
     out = _open(folder, resume)
     made = _settings(method, settings, budget, round_to, seed)
     if out is not None:
@@ -172,16 +178,12 @@ def prune(
     return result
 
 
-def shrink(
-    model: nn.Module, plan: Plan | Outcome, example_inputs: tuple[Any, ...] | Graph
-) -> nn.Module:
+def shrink(model: nn.Module, plan: Plan | Outcome, example_inputs: Example | Graph) -> nn.Module:
     """A physically smaller copy. Weights stay as they are, unless an Outcome brings new ones."""
     return shrink_with(model, plan, _graph(model, example_inputs))
 
 
-def mask(
-    model: nn.Module, plan: Plan | Outcome, example_inputs: tuple[Any, ...] | Graph
-) -> nn.Module:
+def mask(model: nn.Module, plan: Plan | Outcome, example_inputs: Example | Graph) -> nn.Module:
     """A copy with zeros where channels leave: not smaller, the same function as `shrink` gives."""
     return mask_with(model, plan, _graph(model, example_inputs))
 
@@ -190,7 +192,7 @@ def mask(
 
 
 def _bench(
-    model: nn.Module, example: tuple[Any, ...], data: Any, method: str, config: Any, seed: int,
+    model: nn.Module, example: Example, data: Any, method: str, config: Any, seed: int,
     progress: Progress | None,
 ) -> tuple[Workbench, Method, Any, Any]:  # fmt: skip
     if method not in METHODS:
@@ -208,8 +210,8 @@ def _bench(
         raise InputError(f"method {method!r} needs labels; give batches as (input, target) pairs")
     twin = copy.deepcopy(model).eval()
     bench = Workbench(twin, _NO_GRAPH, held, seed, progress or silent)
-    bench.check(tuple(example))
-    bench.graph = trace(twin, tuple(example))
+    bench.check(*inputs_of(example))
+    bench.graph = trace(twin, example)
     return bench, chosen, settings, triples
 
 
@@ -315,11 +317,11 @@ def _write(folder: RunFolder, result: Result) -> None:
         n: list(t.shape)
         for n, t in [*result.model.named_parameters(), *result.model.named_buffers()]
     }
-    folder.put_json(SHAPES, {"shapes": shapes, "limits": limits})
-    tensors = [t for t in result.example if isinstance(t, Tensor)]
-    folder.put_tensors(EXAMPLE, {f"{i:03d}": t for i, t in enumerate(tensors)})
+    tensors, form = pack(result.example)
+    folder.put_json(SHAPES, {"shapes": shapes, "limits": limits, "example": form})
+    folder.put_tensors(EXAMPLE, tensors)
     result.report(folder / REPORT)
 
 
-def _graph(model: nn.Module, given: tuple[Any, ...] | Graph) -> Graph:
+def _graph(model: nn.Module, given: Example | Graph) -> Graph:
     return given if isinstance(given, Graph) else trace(model, given)
