@@ -19,7 +19,7 @@ from sprig.core.example import Example, Inputs, inputs_of, per_sample, samples_o
 from sprig.core.graph import build, canonical_names
 from sprig.core.path import Path
 from sprig.core.plan import Plan
-from sprig.core.replay import state_of
+from sprig.core.replay import Chunk, state_of
 from sprig.core.surgery import mask_
 from sprig.core.tracing import distance
 from sprig.core.types import Claim, Graph
@@ -162,19 +162,25 @@ def layer_errors(
     weights, masks = state_of(small_wide), plan.masks(graph)
     rows = {s.tensor: s.axis.keep(masks) for s in graph.slots if s.dim == 0}
     kept = {c.node: rows.get(c.weight, np.ones(c.out, dtype=bool)) for c in graph.consumers}
+    layer_of = {c.node: c.weight for c in graph.consumers}
     axis_of = {c.node: 1 if c.kind == "conv" else -1 for c in graph.consumers}
     sums = {n: np.zeros((4, int(k.sum()))) for n, k in kept.items()}  # count, lost, sum, squares
     seen: dict[str, Tensor] = {}
 
-    def remember(name: str, count: int) -> Any:
+    def remember(name: str, chunk: Chunk) -> Any:
         def watch(inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            part = output[: live_rows(bench, output, count)].movedim(axis_of[name], -1)
-            seen[name] = part.reshape(-1, part.shape[-1])[:, torch.from_numpy(kept[name])].double()
+            count = live_rows(bench, output, chunk.rows)
+            part = output[:count].movedim(axis_of[name], -1)
+            rows_of = part.reshape(-1, part.shape[-1])
+            live = bench.live_tokens(chunk, output, layer_of[name])
+            if live is not None:
+                rows_of = rows_of[live[:count].flatten()]
+            seen[name] = rows_of[:, torch.from_numpy(kept[name])].double()
 
         return watch
 
     for chunk in bench.chunks:
-        watches = {replay.index[n]: remember(n, chunk.rows) for n in kept}
+        watches = {replay.index[n]: remember(n, chunk) for n in kept}
         end = max(watches, default=-1) + 1
         live = replay.start(chunk.args, chunk.kwargs, chunk.rows)
         replay.advance(live.fork(), bench.weights, end, watches)

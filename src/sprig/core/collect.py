@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sprig.core.replay import Chunk
 from sprig.core.rows import rows, targets_at
 from sprig.core.stats import Accumulator, Moments
 from sprig.core.types import Consumer
@@ -25,9 +26,13 @@ def kernel_of(consumer: Consumer, weight: Tensor) -> tuple[int, ...]:
 
 
 def consumer_rows(
-    consumer: Consumer, weight: Tensor, x: Tensor, keep: int, limit: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """At most `limit` rows of one chunk (its first `keep` of the batch's samples count), and where they lie."""
+    consumer: Consumer, weight: Tensor, x: Tensor, keep: int, limit: int, generator: torch.Generator,
+    live: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """At most `limit` rows of one chunk (its first `keep` of the batch's samples count), and where they lie.
+
+    `live` (batch, tokens) is False at padding, which is never taken.
+    """
     if keep < x.shape[0]:
         x = x[:keep]
     found = rows(
@@ -39,6 +44,7 @@ def consumer_rows(
         dilation=consumer.dilation,
         limit=limit,
         generator=generator,
+        live=None if live is None else live[:keep],
     )
     return found.x, found.where
 
@@ -88,18 +94,20 @@ def collect(
     generator = bench.generator(1)
     replay = bench.replay
 
-    def watcher(c: Consumer, rows_here: int, half: int) -> Any:
+    def watcher(c: Consumer, chunk: Chunk, half: int) -> Any:
         def watch(inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            keep = live_rows(bench, inputs[0], rows_here)
-            share = -(-limits[c.node] * rows_here // bench.samples)  # a part chunk gives its part
-            x, _ = consumer_rows(c, bench.weights[c.weight], inputs[0], keep, share, generator)
+            keep = live_rows(bench, inputs[0], chunk.rows)
+            live = bench.live_tokens(chunk, inputs[0], c.weight)
+            share = -(-limits[c.node] * chunk.rows // bench.samples)  # a part chunk gives its part
+            weight = bench.weights[c.weight]
+            x, _ = consumer_rows(c, weight, inputs[0], keep, share, generator, live)
             sums[c.node][half].add(x)
 
         return watch
 
     for done, chunk in enumerate(bench.chunks):
         bench.progress("moments", done, len(bench.chunks))
-        watch = {replay.index[c.node]: watcher(c, chunk.rows, int(judges(done))) for c in wanted}
+        watch = {replay.index[c.node]: watcher(c, chunk, int(judges(done))) for c in wanted}
         last = max(watch, default=-1)
         live = replay.start(chunk.args, chunk.kwargs, chunk.rows)
         replay.advance(live, bench.weights, last + 1, watch, alone=True)

@@ -1,6 +1,7 @@
 """How far an output has moved from the dense network's: one number per sample, lower is better.
 
-Class scores: KL(dense || changed). Anything else: squared distance relative to the dense output's own spread.
+Class scores: KL(dense || changed), its mean over the positions of a sequence.
+Anything else: squared distance relative to the dense output's own spread.
 """
 
 from collections.abc import Sequence
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor
 
 
-def looks_like_scores(outputs: Sequence[Tensor]) -> bool:
-    """One tensor (samples, classes) of at least two classes."""
-    return len(outputs) == 1 and outputs[0].dim() == 2 and outputs[0].shape[1] > 1
+def looks_like_scores(outputs: Sequence[Tensor], *, named: bool = False) -> bool:
+    """One tensor (samples, classes) of at least two classes; if the model names it its logits, of positions too."""
+    if len(outputs) != 1 or outputs[0].dim() not in ((2, 3) if named else (2,)):
+        return False
+    return outputs[0].shape[-1] > 1
 
 
 def harm(dense: Sequence[Tensor], changed: Sequence[Tensor], *, scores: bool) -> Tensor:
@@ -24,7 +27,8 @@ def harm(dense: Sequence[Tensor], changed: Sequence[Tensor], *, scores: bool) ->
     if scores:
         p = dense[0].double().log_softmax(-1)
         q = changed[0].double().log_softmax(-1)
-        return (p.exp() * (p - q)).sum(-1).clamp_min(0)
+        gap = (p.exp() * (p - q)).sum(-1).clamp_min(0)
+        return gap if gap.dim() == 1 else gap.flatten(1).mean(1)
     lost, power = None, 0
     samples = max((len(a) for a in dense if a.dim()), default=0)
     for a, b in zip(dense, changed, strict=True):

@@ -18,6 +18,7 @@ from sprig.core.batches import Triple, count
 from sprig.core.capture import batch_size, capture
 from sprig.core.errors import InputError, TraceError
 from sprig.core.graph import canonical_names
+from sprig.core.outputs import answer_of, logits_of
 from sprig.core.tracing import distance
 
 Watch = Callable[[tuple[Tensor, ...], Tensor], None]
@@ -70,6 +71,7 @@ class Replay:
         known = {*self.tensor_of, *self.constants}
         self.inputs = [n for n in self.nodes if n.op == "placeholder" and n not in known]
         self.keywords = list(kwargs)
+        self.answer, self.logits = self._answer()
         self.plain = {n: _plain(n) for n in self.nodes if n.op == "call_function"}
         self.dies = self._last_uses()
         self.count = Count()
@@ -149,10 +151,9 @@ class Replay:
     def finish(
         self, live: Live, weights: Mapping[str, Tensor], *, grad: bool = False
     ) -> list[Tensor]:
-        """Run to the end; the floating outputs, cut to the rows that count."""
+        """Run to the end; the floating tensors of the answer, cut to the rows that count."""
         live = self.advance(live, weights, len(self.nodes), grad=grad)
-        output = self.nodes[-1]
-        given = [n for n in pytree.tree_leaves(output.args[0]) if isinstance(n, fx.Node)]
+        given = [n for n in self.answer if isinstance(n, fx.Node)]
         leaves = [self._read(n, live.values, weights) for n in given]  # one may be given back twice
         return [
             t[: live.rows] if t.dim() and t.shape[0] == self.batch else t
@@ -185,6 +186,19 @@ class Replay:
             elif member is node:
                 values[member] = value.clone()
 
+    def _answer(self) -> tuple[list[Any], bool]:
+        """The outputs that the answer consists of, and whether the model calls them its logits."""
+        nodes = pytree.tree_leaves(self.nodes[-1].args[0])
+        marks = [torch.empty(0) for _ in nodes]
+        spec = self.program.call_spec.out_spec
+        try:
+            output = pytree.tree_unflatten(marks, spec) if spec is not None else marks
+        except Exception:  # a container that cannot be made of empty tensors
+            return nodes, False
+        chosen = {id(leaf) for leaf in pytree.tree_leaves(answer_of(output))}
+        picked = [node for node, mark in zip(nodes, marks, strict=True) if id(mark) in chosen]
+        return (picked, logits_of(output) is not None) if picked else (nodes, False)
+
     def _last_uses(self) -> list[list[fx.Node]]:
         last: dict[fx.Node, int] = {}
         for i, node in enumerate(self.nodes):
@@ -203,7 +217,7 @@ class Replay:
         with torch.no_grad():
             expected = twin(*copy.deepcopy(args), **copy.deepcopy(dict(kwargs)))
         found = self.finish(self.start(args, kwargs), state_of(model))
-        gap = distance(found, expected)
+        gap = distance(found, answer_of(expected))
         if not gap <= 1e-3:
             raise TraceError(
                 f"the exported program gives other outputs than the module (relative difference {gap:.2g}); "

@@ -28,12 +28,14 @@ def rows(
     dilation: Sequence[int] = (),
     limit: int | None = None,
     generator: torch.Generator | None = None,
+    live: Tensor | None = None,
 ) -> Rows:
     """The rows that a consumer multiplies with its flattened weight, at most `limit` of them.
 
     Positions are drawn without replacement, all equally likely, *before* anything is unfolded, so cost and
     memory go with the sample. Convolutions of any dimension, zero padding. For a grouped convolution give
-    the channels of one conv group. Take the targets at the same places with `targets_at`.
+    the channels of one conv group. `live` marks the rows of a linear consumer that may be taken: (batch, tokens),
+    False at padding. Take the targets at the same places with `targets_at`.
 
     >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
     >>> rows(image, "conv", kernel=(2, 2), stride=(2, 2)).x
@@ -45,7 +47,7 @@ def rows(
     x = x.detach()
     if kind == "linear":
         flat = x.reshape(-1, x.shape[-1])
-        where = _sample(len(flat), limit, generator)
+        where = _sample(len(flat), limit, generator, live)
         return Rows(flat[where] if len(where) < len(flat) else flat, where.to(x.device))
     space = x.shape[2:]
     dims = len(space)
@@ -87,7 +89,15 @@ def targets_at(y: Tensor, where: Tensor, kind: Literal["conv", "linear"]) -> Ten
     return last[torch.unravel_index(where, last.shape[:-1])]
 
 
-def _sample(total: int, limit: int | None, generator: torch.Generator | None) -> Tensor:
+def _sample(
+    total: int,
+    limit: int | None,
+    generator: torch.Generator | None,
+    live: Tensor | None = None,
+) -> Tensor:
+    if live is not None:
+        places = live.detach().cpu().flatten().nonzero()[:, 0]
+        return places[_sample(len(places), limit, generator)]
     if limit is None or limit >= total:
         return torch.arange(total)
     if generator is None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from sprig.core.batches import map_tensors
 from sprig.core.collect import judges
 from sprig.core.harm import harm, looks_like_scores
+from sprig.core.padding import Masks, blank
 from sprig.core.replay import Chunk, Live, Replay
 from sprig.core.types import Group
 from sprig.core.workbench import Workbench
@@ -59,15 +60,17 @@ def measure(
         replay = Replay(bench.model, unseen[0].args, unseen[0].kwargs, check=False)
     lives: list[Live] = []
     dense: list[list[Tensor]] = []
+    masks: list[Masks] = []
     counts: list[int] = []
     for chunk in unseen:
         if sum(counts) >= samples:
             break
         live = replay.start(chunk.args, chunk.kwargs, chunk.rows)
-        dense.append(replay.finish(live.fork(), bench.weights))
+        masks.append(bench.masks(chunk))
+        dense.append(blank(masks[-1], replay.finish(live.fork(), bench.weights)))
         lives.append(live)
         counts.append(chunk.rows)
-    scores = looks_like_scores(dense[0])
+    scores = looks_like_scores(dense[0], named=replay.logits)
     out: dict[Trial, float] = {}
     for done, i in enumerate(order):
         trial = trials[i]
@@ -77,7 +80,7 @@ def measure(
         for j in range(len(lives)):
             lives[j] = replay.advance(lives[j], bench.weights, first[trial.group])
             found = replay.finish(lives[j].fork(), weights)
-            total += harm(dense[j], found, scores=scores).sum()
+            total += harm(dense[j], blank(masks[j], found), scores=scores).sum()
         out[trial] = float(total) / sum(counts)
     bench.progress("sensitivity", len(trials), len(trials))
     return out

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sprig.core.batches import Triple, by_key, check_inputs
 from sprig.core.cost import cost
 from sprig.core.errors import InputError
+from sprig.core.padding import Masks, live_tokens, token_masks
 from sprig.core.replay import Chunk, Replay, chunks, state_of
 from sprig.core.tracing import tensors_of
 from sprig.core.types import Graph
@@ -78,6 +79,16 @@ class Workbench:
     @cached_property
     def macs(self) -> int:
         return cost(self.graph)["macs"]
+
+    def masks(self, chunk: Chunk) -> Masks:
+        """The attention masks of a chunk's inputs."""
+        return token_masks(self.model, chunk.args, chunk.kwargs)
+
+    def live_tokens(self, chunk: Chunk, x: Tensor, layer: str) -> Tensor | None:
+        """Which rows of a layer's input or output (batch, tokens, features) are no padding; None: all."""
+        if x.dim() != 3 or x.shape[0] != self.replay.batch:
+            return None
+        return live_tokens(self.masks(chunk), x, layer)
 
     def check(self, example: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
         wanted = by_key(example, kwargs or {})

@@ -5,6 +5,7 @@ loss = T^2 · mean over decisions of KL(softmax(t / T) || softmax(s / T)). The f
 the gradient when T changes.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,26 +14,27 @@ from torch import Tensor
 
 from sprig.core.errors import InputError
 
+MAIN = ("logits", "out", "logits_per_image", "last_hidden_state")
+
 
 def main_output(output: Any) -> Tensor:
-    """The tensor that a model's answer is about: itself, `.logits`, "logits", "out", or the first of a tuple.
+    """The tensor that a model's answer is about: itself, its logits, "out", its last hidden state, or the first
+    of a tuple. Names count in dicts and as attributes.
 
     >>> main_output({"logits": torch.zeros(2, 3), "hidden": torch.zeros(2)}).shape
     torch.Size([2, 3])
     """
     if isinstance(output, Tensor):
         return output
-    if isinstance(getattr(output, "logits", None), Tensor):
-        return output.logits
-    if isinstance(output, dict):
-        for key in ("logits", "out"):
-            if isinstance(output.get(key), Tensor):
-                return output[key]
+    for key in MAIN:
+        found = output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
+        if isinstance(found, Tensor):
+            return found
     if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
         return output[0]
     raise InputError(
         f"the model returned {type(output).__name__}; expected a tensor, a tuple that starts with one, "
-        "or something with logits"
+        f"or something with one of {', '.join(MAIN)}"
     )
 
 

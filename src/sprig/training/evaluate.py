@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from sprig.core.batches import tensors
 from sprig.core.errors import InputError
+from sprig.core.outputs import answer_of
+from sprig.core.padding import Masks, blank, live_tokens, token_masks
 from sprig.training.distill import check_shapes, class_dim, main_output
 from sprig.training.feed import device_of, feed, move
 
+IGNORED = -100  # the target that torch's cross-entropy passes over
 CONFIDENT = 0.5  # the dense network's probability above which its decision counts as confident
 
 
@@ -53,10 +56,11 @@ def accuracy(model: nn.Module, data: Iterable[Any]) -> float:
                     f"targets of shape {tuple(target.shape)} do not fit logits of shape "
                     f"{tuple(logits.shape)}; accuracy needs one class number per decision"
                 )
-            hits += int((logits.argmax(dim) == target).sum())
-            count += target.numel()
+            stated = target != IGNORED
+            hits += int((logits.argmax(dim) == target)[stated].sum())
+            count += int(stated.sum())
     if count == 0:
-        raise InputError("the data is empty: accuracy needs at least one batch")
+        raise InputError("the data is empty or holds no target: accuracy needs at least one batch")
     return hits / count
 
 
@@ -64,7 +68,7 @@ def accuracy(model: nn.Module, data: Iterable[Any]) -> float:
 def agreement(
     dense: nn.Module, pruned: nn.Module, data: Iterable[Any], *, logits: bool = True
 ) -> Agreement:
-    """Compare the answers of two networks on `data`; labels are ignored.
+    """Compare the answers of two networks on `data`; labels are ignored, and so is padding (see core.padding).
 
     With `logits=False` the outputs are taken as plain vectors (features, regressions).
 
@@ -80,7 +84,8 @@ def agreement(
             want = dense(*args, **kwargs)
             args, kwargs = move((args, kwargs), device)
             have = pruned(*args, **kwargs)
-            both = list(_pairs(want, have))
+            masks = token_masks(dense, args, kwargs)
+            both = list(_pairs(want, have, masks))
             for w, h in both:
                 error += float((h - w).square().sum())
                 size += float(w.square().sum())
@@ -90,6 +95,9 @@ def agreement(
             if logits:
                 w, h = main_output(want).double(), main_output(have).double().to(flat_w.device)
                 dim = class_dim(w)
+                live = live_tokens(masks, w) if w.ndim == 3 else None
+                if live is not None:  # a decision at padding is none
+                    w, h, dim = w[live], h[live], 1
                 log_w, log_h = F.log_softmax(w, dim), F.log_softmax(h, dim)
                 sure = log_w.amax(dim) > math.log(CONFIDENT)
                 match = w.argmax(dim) == h.argmax(dim)
@@ -123,10 +131,10 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
             module.training = flag
 
 
-def _pairs(want: Any, have: Any) -> Iterator[tuple[Tensor, Tensor]]:
+def _pairs(want: Any, have: Any, masks: Masks) -> Iterator[tuple[Tensor, Tensor]]:
     """The floating tensors of both answers, side by side, in float64 on the first one's device."""
-    ours = [t for t in tensors(_plain(want)) if t.is_floating_point()]
-    theirs = [t for t in tensors(_plain(have)) if t.is_floating_point()]
+    ours = blank(masks, (t for t in tensors(_plain(want)) if t.is_floating_point()))
+    theirs = blank(masks, (t for t in tensors(_plain(have)) if t.is_floating_point()))
     if not ours or len(ours) != len(theirs):
         raise InputError(
             f"the two networks give {len(ours)} and {len(theirs)} floating tensors; "
@@ -139,5 +147,6 @@ def _pairs(want: Any, have: Any) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _plain(output: Any) -> Any:
-    """Answers with attributes (`.logits`) count as their main tensor."""
-    return output if isinstance(output, (Tensor, dict, tuple, list)) else main_output(output)
+    """Its logits where it names them, else all of it; unknown objects count as their main tensor."""
+    answer = answer_of(output)
+    return answer if isinstance(answer, (Tensor, dict, tuple, list)) else main_output(output)

@@ -12,6 +12,7 @@ from sprig.core.batches import as_batches, unpack
 from sprig.core.cost import cost
 from sprig.core.example import Example
 from sprig.core.latency import latency
+from sprig.core.outputs import logits_of
 from sprig.core.path import Path
 from sprig.core.plan import Plan
 from sprig.core.store import sha256_model
@@ -85,11 +86,17 @@ def quality(model: nn.Module, dense: nn.Module | None, data: Any) -> dict[str, f
     args, kwargs, target = unpack(next(iter(batches)))
     with torch.no_grad():
         output = model(*args, **kwargs)
-    logits = isinstance(output, torch.Tensor) and output.dim() == 2 and output.shape[1] > 1
+    own = logits_of(output)
+    scores = output if own is None else own
+    flat = isinstance(scores, torch.Tensor) and scores.dim() == 2 and scores.shape[1] > 1
+    logits = flat or (own is not None and own.dim() > 2)
     classes = getattr(
         batches, "classes", None
     )  # folders of another set of classes are not the model's
-    if target is not None and (classes is None or not logits or classes == output.shape[1]):
+    # labels of a sequence may be shifted against its logits: they say nothing without the model's own loss
+    plain = own is None or own.dim() != 3
+    fits = classes is None or not flat or classes == scores.shape[1]
+    if target is not None and plain and fits:
         found["accuracy"] = accuracy(model, batches)
     if dense is not None:
         answer = agreement(dense, model, batches, logits=logits)

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from sprig.core.errors import DivergenceError, InputError
 from sprig.core.harm import harm, looks_like_scores
+from sprig.core.padding import blank
 from sprig.core.replay import Chunk, Live, chunks
 from sprig.core.types import Group
 from sprig.core.workbench import Workbench
@@ -119,13 +120,15 @@ class NetLoss:
         self.lives = [self._begin(c) for c in self.chunks]
         self.evaluations = self.backwards = 0
         before = self.replay.count.layers
-        self.dense = [self.replay.finish(live.fork(), bench.weights) for live in self.lives]
+        self.masks = [bench.masks(c) for c in self.chunks]
+        ends = (self.replay.finish(live.fork(), bench.weights) for live in self.lives)
+        self.dense = [blank(m, end) for m, end in zip(self.masks, ends, strict=True)]
         self.layers = (
             self.replay.count.layers - before
         )  # run so far, a backward pass as two forward ones
         self.depth = self.layers // len(self.chunks)  # layers of one full run
         self.whole = self.layers  # what `score` would have run by starting at the input every time
-        self.scores = looks_like_scores(self.dense[0])
+        self.scores = looks_like_scores(self.dense[0], named=self.replay.logits)
         self.targets = self._targets()
 
     @property
@@ -187,7 +190,7 @@ class NetLoss:
     def _loss(self, found: Sequence[Tensor], j: int) -> Tensor:
         """(rows,) in float64."""
         if self.objective == "imitation":
-            return harm(self.dense[j], found, scores=self.scores)
+            return harm(self.dense[j], blank(self.masks[j], found), scores=self.scores)
         return functional.cross_entropy(found[0].double(), self.targets[j], reduction="none")
 
     def _right(self, found: Sequence[Tensor], j: int) -> float:

@@ -226,7 +226,8 @@ class Sequential:
             self.pruned[j] = replay.advance(self.pruned[j], self.weights, at)
             x = self.pruned[j].values[replay.nodes[at].args[0]]
             keep = live_rows(bench, x, chunk.rows)
-            rows, where = consumer_rows(consumer, old, x, keep, limit, self.generator)
+            live = bench.live_tokens(chunk, x, consumer.weight)
+            rows, where = consumer_rows(consumer, old, x, keep, limit, self.generator, live)
             seen: dict[int, Tensor] = {}
             end = at if seam is None else seam.add
             watch = {i: _remember(seen, i) for i in {at, end}}
