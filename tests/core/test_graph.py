@@ -40,9 +40,9 @@ def test_data_dependent_control_flow_names_the_line() -> None:
 def test_an_unknown_operation_is_named_with_module_and_line() -> None:
     net, example = toys.make("unknown")
     (note,) = [f for f in trace(net, example).frozen if "no row" in f.reason]
-    assert (note.op, note.module) == ("cumsum", "mixer")
+    assert (note.op, note.module) == ("cummax", "mixer")
     lines = Path(hard.__file__).read_text(encoding="utf-8").splitlines()
-    assert "cumsum" in lines[int(note.source.rpartition(":")[2]) - 1]
+    assert "cummax" in lines[int(note.source.rpartition(":")[2]) - 1]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -95,8 +95,10 @@ class Together(nn.Module):
 
 def test_groups_that_fail_only_together_are_refused() -> None:
     graph = trace(Together(), (torch.randn(2, 4),))
-    assert not graph.prunable
-    assert all("not together with others" in str(g.reason) for g in graph.groups[:2])
+    assert [g.name for g in graph.prunable] == [
+        "a"
+    ]  # the first may be cut, the second not beside it
+    assert "does not follow" in str(graph.groups[1].reason)
 
 
 class Noisy(nn.Module):
@@ -225,14 +227,15 @@ def test_distance() -> None:
 
 
 def test_reshapes_agree_with_numpy() -> None:
-    """Labels of a merged run are what numpy makes of the full label array; a split ties the leading factors."""
+    """Labels of a merged run are what numpy makes of the full label array; in the end all but one factor are tied."""
     flow = Flow(batch=1)
     labels = flow.classes.fresh(6).reshape(1, 6, 1)
     full = np.broadcast_to(labels, (2, 6, 4))
     merged = split_merge(flow, labels, (2, 6, 4), (2, 24))
     assert (np.broadcast_to(merged, (2, 24)) == full.reshape(2, 24)).all()
     split = split_merge(flow, labels, (2, 6, 4), (2, 2, 3, 4))
-    assert split.shape == (1, 1, 3, 1)
+    assert split.shape == (1, 2, 3, 1)
+    flow.settle()
     roots = flow.classes.roots(np.arange(1, 7))
     assert roots.tolist() == [1, 2, 3, 1, 2, 3]
     assert split_merge(flow, labels, (0, 6, 4), (0, 24)).any() is np.False_

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from sprig.core.errors import InputError, TraceError
@@ -35,12 +35,43 @@ def capture(
             warnings.simplefilter(
                 "ignore"
             )  # export's own deprecation notes say nothing about the model
-            return torch.export.export(twin, own[0], own[1], strict=False)
+            return inlined(torch.export.export(twin, own[0], own[1], strict=False))
     except Exception as error:
         raise TraceError(
             f"the model cannot be exported at {_where(error)}: {_line(error)}; make that line independent of "
             "the values in tensors, or prune a submodule without it"
         ) from error
+
+
+def inlined(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Regions that only switch autocast off or gradients on or off become plain nodes of the one graph."""
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        at = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}.get(str(node.target))
+        if node.op != "call_function" or at is None or (at == 4 and node.args[2]):
+            continue
+        results = _spliced(program.graph_module, graph, node, at)
+        for user in list(node.users):
+            user.replace_all_uses_with(results[user.args[1]])
+            graph.erase_node(user)
+        if not node.users:
+            graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
+
+
+def _spliced(owner: Any, graph: fx.Graph, node: fx.Node, at: int) -> Any:
+    """Copy the body of a region in front of its node; what the region gives back."""
+    body = getattr(owner, str(node.args[at].target)).graph  # type: ignore[union-attr]
+    places = [n for n in body.nodes if n.op == "placeholder"]
+    known: dict[Any, Any] = dict(zip(places, node.args[at + 1 :], strict=True))
+    with graph.inserting_before(node):
+        for inner in body.nodes:
+            if inner.op == "output":
+                return pytree.tree_map(lambda n: known.get(n, n), inner.args[0])
+            if inner.op != "placeholder":
+                known[inner] = graph.node_copy(inner, lambda n: known[n])
+    return ()
 
 
 def _apart(leaf: Any) -> Any:

@@ -15,15 +15,23 @@ from sprig.core.capture import batch_size, capture
 from sprig.core.errors import TraceError
 from sprig.core.ops import row_of
 from sprig.core.ops.flow import Classes, ContractionNote, Flow
-from sprig.core.types import Axis, Consumer, CostTerm, Graph, Group, Slot
+from sprig.core.types import Axis, Consumer, CostTerm, Graph, Group, Number, Slot
 
 
 def build(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    inner: frozenset[str] = frozenset(),
+    program: torch.export.ExportedProgram | None = None,
 ) -> Graph:
-    """Groups, slots, consumers and costs of a model; nothing is run but the export."""
-    program = capture(model, args, kwargs)
-    flow = Flow(batch=batch_size(args, kwargs), canonical=canonical_names(model))
+    """Groups, slots, consumers and costs of a model; nothing is run but the export.
+
+    inner: modules whose attention keeps its heads and may lose inner dimensions. program: one captured before.
+    """
+    program = capture(model, args, kwargs) if program is None else program
+    flow = Flow(batch=batch_size(args, kwargs), canonical=canonical_names(model), inner=inner)
     walk(program, flow)
     unread = _unread(program, model)
     if unread:  # e.g. auxiliary heads that only training runs: they must be cut too
@@ -55,6 +63,7 @@ def walk(program: torch.export.ExportedProgram, flow: Flow) -> None:
             for arg in node.all_input_nodes:
                 if flow.is_tensor(arg):
                     flow.freeze(flow.labels(arg), arg, "the model gives it back as its output")
+    flow.settle()
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:
@@ -120,6 +129,7 @@ class _Builder:
             shapes=shapes,
             fingerprint=_fingerprint(groups, slots, shapes),
             program=self.program,
+            numbers=self._numbers(),
         )
 
     def axis(self, labels: np.ndarray) -> Axis:
@@ -188,7 +198,7 @@ class _Builder:
         order = {node: i for i, node in enumerate(self.program.graph.nodes)}
         found = []
         for note in self.flow.contractions:
-            if note.mixes and note.in_labels.any():
+            if note.mixes and note.in_labels.any() and not note.transposed:
                 found.append(
                     Consumer(
                         node=note.node.name,
@@ -220,6 +230,18 @@ class _Builder:
     def _buffer_name(self, node: Any) -> str | None:
         return self.program.graph_signature.inputs_to_buffers.get(getattr(node, "name", ""))
 
+    def _numbers(self) -> tuple[Number, ...]:
+        """Lengths that modules may keep beside their tensors: of reshapes, where channels vary along one dimension."""
+        found: dict[tuple[str, int, str], Number] = {}
+        for note in self.flow.numbers:
+            roots = self.classes.roots(note.labels)
+            line = self.axis(note.labels[:, 0])
+            if (roots == roots[:1]).all() or (line.group < 0).all():
+                continue  # nothing leaves along it: this length stays
+            key = (note.module, note.length, note.kind)
+            found.setdefault(key, Number(note.module, note.length, line, note.kind))  # type: ignore[arg-type]
+        return tuple(found.values())
+
     def _terms(self, tensors: Mapping[str, Tensor], slots: Sequence[Slot]) -> tuple[CostTerm, ...]:
         cut: dict[str, dict[int, Axis]] = defaultdict(dict)
         for slot in slots:
@@ -241,6 +263,12 @@ class _Builder:
             else:
                 coefficient *= note.per_group
             terms.append(CostTerm("macs", coefficient, tuple(axes_of), note.node.name))
+        for product in self.flow.products:
+            axes_of = [self.axis(line) for line in product.lines]
+            lengths = math.prod(len(a) for a in axes_of)
+            terms.append(
+                CostTerm("macs", product.macs / lengths, tuple(axes_of), product.node.name)
+            )
         terms += [CostTerm("macs", macs, (), where) for where, macs in self.flow.fixed_macs]
         return tuple(terms)
 

@@ -8,11 +8,18 @@ from torch import Tensor, nn
 
 from sprig.core.errors import StoreError
 from sprig.core.graph import canonical_names
-from sprig.core.surgery import renumber
+from sprig.core.surgery import renumber, rewrite
 
 
-def reshape(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
-    """A copy whose parameters and buffers have these shapes (values undefined) and whose modules say so."""
+def reshape(
+    model: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]],
+    numbers: Mapping[str, Mapping[str, int]] | None = None,
+) -> nn.Module:
+    """A copy whose parameters and buffers have these shapes (values undefined) and whose modules say so.
+
+    numbers: what modules are told beside their tensors, see `surgery.numbers`.
+    """
     twin = copy.deepcopy(model)
     canonical = canonical_names(twin)
     made: dict[str, Tensor] = {}
@@ -33,7 +40,8 @@ def reshape(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> nn.Modul
         shape = shapes[first]
         if tuple(old.shape) == shape:
             continue
-        if len(shape) != old.dim() or any(n > o for n, o in zip(shape, old.shape, strict=True)):
+        larger = any(n > o for n, o in zip(shape, old.shape, strict=False))
+        if len(shape) != old.dim() or (larger and isinstance(old, nn.Parameter)):
             raise StoreError(
                 f"{name}: the run has shape {shape}, the model {tuple(old.shape)}; it was made from another model"
             )
@@ -45,4 +53,12 @@ def reshape(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> nn.Modul
         store = module._parameters if isinstance(old, nn.Parameter) else module._buffers
         store[attr] = made[first]  # type: ignore[assignment]
         renumber(module, attr, tuple(old.shape))
+    for path, attributes in (numbers or {}).items():
+        module = twin.get_submodule(path)
+        for attr, value in attributes.items():
+            if type(vars(module).get(attr)) is not int or not 0 < value <= vars(module)[attr]:
+                raise StoreError(
+                    f"the run sets {path}.{attr} to {value}, which does not fit the model; it was made from another"
+                )
+    rewrite(twin, numbers or {})
     return twin

@@ -1,6 +1,7 @@
 """Mask, shrink, apply: the only place where shapes change. The module given is never touched."""
 
 import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,13 +83,69 @@ def shrink_(model: nn.Module, masks: Masks, graph: Graph) -> nn.Module:
         if all(k.all() for k in keeps.values()):
             continue
         _cut(model, owners.get(tensor_name, [tensor_name]), keeps)
+    rewrite(model, numbers(model, masks, graph))
     return model
 
 
+def numbers(model: nn.Module, masks: Masks, graph: Graph) -> dict[str, dict[str, int]]:
+    """What modules must be told beside their tensors, by module and attribute: numbers of heads, inner widths.
+
+    A reshape names a length; an integer attribute of the module that did it, of that length and with a name that
+    speaks of heads or of widths, is taken for its source. Tracing runs the result, so a wrong guess is refused.
+    """
+    out: dict[str, dict[str, int]] = {}
+    for number in graph.numbers:
+        new = int(number.axis.keep(masks).sum())
+        if new == number.length:
+            continue
+        try:
+            module = model.get_submodule(number.module)
+        except AttributeError:
+            continue
+        for name in _sources(module, number.length, number.kind):
+            out.setdefault(number.module, {}).setdefault(name, new)
+    return out
+
+
+def rewrite(model: nn.Module, found: Mapping[str, Mapping[str, int]]) -> None:
+    """Set the attributes that `numbers` found."""
+    for path, attributes in found.items():
+        module = model.get_submodule(path)
+        for name, value in attributes.items():
+            setattr(module, name, value)
+
+
+COUNTS = re.compile(r"(head|group)s?$")
+WIDTHS = re.compile(
+    r"dim|size|width|channel|feature|plane|inner|hidden|embed|nh|^dh?$|_dh$|^c$|chs?$"
+)
+OTHER = re.compile(
+    r"window|kernel|stride|ratio|patch|pad|dilation|depth|index|stage|grid|block|layer|image|img|max|vocab"
+)
+
+
+def _sources(module: nn.Module, length: int, kind: str) -> list[str]:
+    """Names of the module's own integers that may be where a length comes from."""
+    equal = [
+        name
+        for name, value in vars(module).items()
+        if type(value) is int and value == length and not OTHER.search(name)
+    ]
+    wanted = [n for n in equal if (COUNTS if kind == "count" else WIDTHS).search(n)]
+    return [n for n in wanted if kind == "count" or not COUNTS.search(n)]
+
+
 def fits(model: nn.Module, graph: Graph) -> None:
-    """Refuse a model whose tensors are not those that the graph was traced on."""
+    """Refuse a model whose tensors are not those that the graph was traced on.
+
+    Buffers that nothing cuts are left out: a model may make them anew while it runs.
+    """
     tensors = state(model)
+    buffers = dict(model.named_buffers())
+    cut = {slot.tensor for slot in graph.slots}
     for name, shape in graph.shapes.items():
+        if name in buffers and name not in cut:
+            continue
         found = tuple(tensors[name].shape) if name in tensors else None
         if found != tuple(shape):
             raise PlanError(

@@ -1,6 +1,7 @@
 """`trace`: build the graph, then run what surgery makes of it and refuse the groups that do not follow."""
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ TOLERANCE = (
     1e-3  # of a probe in the model's own precision; certificates hold the result to far less
 )
 FINE = 1e-8  # of a float64 probe
+FOLLOW = "the module's own Python does not follow a smaller width"
 
 
 def trace(
@@ -43,38 +45,84 @@ def trace(
     """
     args, named = inputs_of(example_inputs, kwargs)
     check_example(args, named)
-    return probe(model, build(model, args, named), args, named)
+    graph = probe(model, build(model, args, named), args, named)
+    inner = _stuck_heads(graph)
+    if not inner:
+        return graph
+    again = build(model, args, named, inner=inner, program=graph.program)
+    again = probe(model, again, args, named)
+    return again if len(again.prunable) > len(graph.prunable) else graph
+
+
+def _stuck_heads(graph: Graph) -> frozenset[str]:
+    """Modules whose heads may not leave for their own Python's sake: inner dimensions may do."""
+    stuck = {g.index for g in graph.groups if g.reason is not None and FOLLOW in g.reason}
+    return frozenset(
+        n.module
+        for n in graph.numbers
+        if n.kind == "count" and stuck & set(np.unique(n.axis.group).tolist())
+    )
 
 
 def probe(
     model: nn.Module, graph: Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Graph:
-    """Try all prunable groups at once; if that fails, halve until the culprits are alone, and refuse them."""
-    candidates = [g.index for g in graph.prunable]
+    """Try all prunable groups at once; where that fails, halve, and refuse what does not go with those before it."""
     refused: dict[int, str] = {}
+    accepted: list[int] = []
     trial = _Trial(model, graph, args, kwargs)
 
-    def search(indices: Sequence[int], failure: str) -> None:
-        """`indices` fail together: find out which fail alone."""
-        if len(indices) == 1:
+    def add(indices: Sequence[int], alike: bool) -> None:
+        failure = trial.failure([*accepted, *indices])
+        if failure is not None and alike and trial.guess([*accepted, *indices], indices):
+            failure = None
+        if failure is None:
+            accepted.extend(indices)
+        elif len(indices) == 1:
             refused[indices[0]] = failure
-            return
-        middle = len(indices) // 2
-        for half in (indices[:middle], indices[middle:]):
-            found = trial.failure(half)
-            if found is not None:
-                search(half, found)
+        elif alike and _kind(trial.failure([indices[0]])) == _kind(failure):
+            last = trial.failure(
+                [indices[-1]]
+            )  # first, last and all fail in the same way: so do the others
+            if _kind(last) == _kind(failure):
+                refused.update(dict.fromkeys(indices, failure))
+            else:
+                halve(indices, alike)
+        else:
+            halve(indices, alike)
 
-    failure = trial.failure(candidates) if candidates else None
-    if failure is None:
-        return graph
-    search(candidates, failure)
-    rest = [i for i in candidates if i not in refused]
-    failure = trial.failure(rest) if rest else None
-    if failure is not None:  # each alone works, together they do not
-        refused.update(dict.fromkeys(rest, f"works alone but not together with others: {failure}"))
+    def halve(indices: Sequence[int], alike: bool) -> None:
+        middle = len(indices) // 2
+        add(indices[:middle], alike)
+        add(indices[middle:], alike)
+
+    candidates = [g.index for g in graph.prunable]
+    if candidates and trial.failure(candidates) is not None:
+        for block, alike in _blocks(model, graph, candidates):
+            add(block, alike)
     groups = tuple(_with_reason(g, refused.get(g.index)) for g in graph.groups)
-    return replace(graph, groups=groups)
+    return replace(graph, groups=groups, numbers=trial.graph.numbers)
+
+
+def _blocks(
+    model: nn.Module, graph: Graph, candidates: Sequence[int]
+) -> list[tuple[list[int], bool]]:
+    """Groups that no module's own number depends on; then the others, by the class of the module that has it."""
+    by_class: dict[str, list[int]] = {"": []}
+    named = {
+        int(g): type(model.get_submodule(n.module)).__name__
+        for n in graph.numbers
+        for g in np.unique(n.axis.group)
+        if g >= 0 and n.module
+    }
+    for index in candidates:
+        by_class.setdefault(named.get(index, ""), []).append(index)
+    return [(block, name != "") for name, block in by_class.items() if block]
+
+
+def _kind(failure: str | None) -> str:
+    """A failure without its numbers."""
+    return re.sub(r"[0-9]+", "#", failure or "")[:120]
 
 
 def _with_reason(group: Group, reason: str | None) -> Group:
@@ -82,13 +130,14 @@ def _with_reason(group: Group, reason: str | None) -> Group:
 
 
 def half_masks(graph: Graph, indices: Sequence[int]) -> dict[int, np.ndarray]:
-    """Keep an irregular part of each group, about two thirds."""
-    generator = np.random.default_rng(len(indices))
+    """Keep an irregular part of each group, a half to three quarters, so that groups of one size keep unlike counts."""
     masks = {}
     for index in indices:
         size = graph.groups[index].size
+        generator = np.random.default_rng(index)
+        part = generator.uniform(0.5, 0.75)
         keep = np.zeros(size, dtype=bool)
-        keep[generator.permutation(size)[: max(1, min(size - 1, (2 * size) // 3))]] = True
+        keep[generator.permutation(size)[: max(1, min(size - 1, round(part * size)))]] = True
         masks[index] = keep
     return masks
 
@@ -111,17 +160,31 @@ class _Trial:
                 TOLERANCE,
             )
 
+    def guess(self, indices: Sequence[int], fresh: Sequence[int]) -> bool:
+        """Whether the modules follow when fewer of their own numbers are rewritten; keeps what works."""
+        numbers = self.graph.numbers
+        mine = [n for n in numbers if set(fresh) & set(np.unique(n.axis.group).tolist())]
+        for kinds in (("count",), ("width",), ()):
+            kept = tuple(n for n in numbers if n not in mine or n.kind in kinds)
+            if len(kept) == len(numbers):
+                continue
+            self.graph = replace(self.graph, numbers=kept)
+            if self.failure(indices) is None:
+                return True
+        self.graph = replace(self.graph, numbers=numbers)
+        return False
+
     def failure(self, indices: Sequence[int]) -> str | None:
         """Why the groups cannot be cut together; None: they can."""
         masks = half_masks(self.graph, indices)
         try:
+            small = run(lambda twin: shrink_(twin, masks, self.graph), self.model, *self.inputs)
+        except Exception as error:
+            return f"{FOLLOW}: {_first_line(error)}"
+        try:
             masked = run(lambda twin: mask_(twin, masks, self.graph), self.model, *self.inputs)
         except Exception as error:
             return f"the masked copy does not run: {_first_line(error)}"
-        try:
-            small = run(lambda twin: shrink_(twin, masks, self.graph), self.model, *self.inputs)
-        except Exception as error:
-            return f"the module's own Python does not follow a smaller width: {_first_line(error)}"
         gap = distance(masked, small)
         if not gap <= self.tolerance:
             return f"the shrunk module computes something else than the masked one (relative difference {gap:.2g})"

@@ -45,6 +45,16 @@ class Slot:
 
 
 @dataclass(frozen=True, eq=False)
+class Number:
+    """A length that a module's Python may take from an attribute of its own, e.g. its number of heads."""
+
+    module: str
+    length: int
+    axis: Axis  # what lies along it
+    kind: Literal["count", "width"]
+
+
+@dataclass(frozen=True, eq=False)
 class Consumer:
     """A contraction over channels: a convolution or a linear map that ends the labels of its input.
 
@@ -120,6 +130,7 @@ class Graph:
     frozen: tuple[Frozen, ...]
     shapes: Mapping[str, tuple[int, ...]]  # of every parameter and buffer
     fingerprint: str  # sha256 over groups, slots and shapes: tells models apart
+    numbers: tuple[Number, ...] = ()
     program: Any = field(repr=False, default=None)  # torch.export.ExportedProgram
 
     def group(self, name: str) -> Group:

@@ -244,7 +244,7 @@ class Spread(nn.Module):
 
 class Mixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x.cumsum(1)
+        return torch.cummax(x, 1).values
 
 
 class Unknown(nn.Module):

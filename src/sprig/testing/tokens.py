@@ -58,21 +58,6 @@ class Position(nn.Module):
         return self.head((x + self.down(F.gelu(self.up(x)))).mean(1))
 
 
-class Attention(nn.Module):
-    """Heads stay (until the op table can follow them), the feed-forward interior leaves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
-        self.up, self.down, self.head = nn.Linear(8, 14), nn.Linear(14, 8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, t, c = x.shape
-        q, k, v = self.qkv(x).view(n, t, 3, 2, c // 2).permute(2, 0, 3, 1, 4).unbind(0)
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, c))
-        return self.head((x + self.down(F.relu(self.up(x)))).mean(1))
-
-
 class Words(nn.Module):
     """An embedding: its features leave, its words do not, even when a layer shares the table."""
 

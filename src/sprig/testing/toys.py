@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sprig.testing import blocks, hard, tokens
+from sprig.testing import blocks, hard, heads, tokens
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,12 @@ TOYS: dict[str, Toy] = {
     # ---- parameters outside of layers
     "layer_scale": Toy(tokens.LayerScale, IMAGE, ("stem", "up")),
     "position": Toy(tokens.Position, (2, 3, 4, 4), ("stem", "up")),
-    "attention": Toy(tokens.Attention, (2, 5, 8), ("up",), says="matrix product"),
+    "attention": Toy(heads.Block, (2, 5, 8), ("attend.qkv", "up")),
+    "heads_apart": Toy(heads.SeparateBlock, (2, 5, 8), ("attend.q", "up")),
+    "heads_grouped": Toy(heads.GroupedBlock, (2, 5, 8), ("attend.q", "up")),
+    "heads_inner": Toy(heads.InnerBlock, (2, 5, 8), ("attend.v", "up")),
+    "heads_crossed": Toy(heads.CrossedBlock, (2, 5, 8), ("attend.qkv", "up")),
+    "heads_stuck": Toy(heads.StuckBlock, (2, 5, 8), ("up",), says="own Python does not follow"),
     "words": Toy(tokens.words, (3, 7), ("words", "up")),
     "clip": Toy(tokens.Clip, IMAGE, ("conv",)),
     # ---- values that travel through views, orders and halves
@@ -77,7 +82,7 @@ TOYS: dict[str, Toy] = {
     "zero_branch": Toy(hard.ZeroBranch, IMAGE, (), says="computes something else"),
     "in_place": Toy(hard.InPlace, IMAGE, ("stem",)),
     "twins": Toy(hard.Twins, IMAGE, ("stem",)),
-    "products": Toy(hard.Products, (2, 3, 4, 4), ("up",), says="matrix product"),
+    "products": Toy(hard.Products, (2, 3, 4, 4), ("up",), says="channels meet channels"),
     "dictionary": Toy(hard.Dictionary, IMAGE, ("stem",)),
     # ---- refused, with the reason
     "transposed": Toy(hard.Transposed, IMAGE, ("last",), says="matrix product"),
@@ -89,7 +94,7 @@ TOYS: dict[str, Toy] = {
         hard.Unknown,
         IMAGE,
         ("last",),
-        says="no row for this operation (cumsum in mixer; testing/hard.py:",
+        says="no row for this operation (cummax in mixer; testing/hard.py:",
     ),
     "control_flow": Toy(hard.ControlFlow, IMAGE, error="hard.py"),
 }

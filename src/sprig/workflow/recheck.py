@@ -30,7 +30,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """Rebuild the small network of a run folder from a fresh `model` of the original class."""
     opened = RunFolder.open(folder)
     state = opened.get_json(SHAPES)
-    small = reshape(model, {name: tuple(shape) for name, shape in state["shapes"].items()})
+    shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
+    small = reshape(model, shapes, state.get("numbers"))
     return opened.load_model(small)
 
 

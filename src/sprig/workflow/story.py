@@ -20,7 +20,7 @@ from sprig.core.plan import Plan
 from sprig.core.store import save_run, sha256_file
 from sprig.core.surgery import mask as mask_with
 from sprig.core.surgery import shrink as shrink_with
-from sprig.core.surgery import shrink_
+from sprig.core.surgery import numbers, shrink_
 from sprig.core.tracing import trace
 from sprig.core.types import (
     Budget,
@@ -318,7 +318,8 @@ def _write(folder: RunFolder, result: Result) -> None:
         for n, t in [*result.model.named_parameters(), *result.model.named_buffers()]
     }
     tensors, form = pack(result.example)
-    folder.put_json(SHAPES, {"shapes": shapes, "limits": limits, "example": form})
+    told = numbers(result.model, result.plan.masks(result.graph), result.graph)
+    folder.put_json(SHAPES, {"shapes": shapes, "limits": limits, "numbers": told, "example": form})
     folder.put_tensors(EXAMPLE, tensors)
     result.report(folder / REPORT)
 

@@ -11,12 +11,18 @@ from typing import Any
 
 from torch import fx
 
-from sprig.core.ops import contraction, pointwise, reduce, shape
+from sprig.core.ops import attention, contraction, pointwise, reduce, shape
 from sprig.core.ops.flow import Flow, op_name
 
 Row = Callable[[Flow, fx.Node], Any]
 
-TABLE: dict[str, Row] = {**contraction.ROWS, **pointwise.ROWS, **shape.ROWS, **reduce.ROWS}
+TABLE: dict[str, Row] = {
+    **contraction.ROWS,
+    **attention.ROWS,
+    **pointwise.ROWS,
+    **shape.ROWS,
+    **reduce.ROWS,
+}
 
 
 def row_of(node: fx.Node) -> Row:

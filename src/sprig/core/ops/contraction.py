@@ -107,6 +107,26 @@ def linear(flow: Flow, node: fx.Node) -> Any:
     return rows.reshape([1] * (len(shape) - 1) + [-1])
 
 
+def linear_transposed(flow: Flow, node: fx.Node, x: Any, w: Any, b: Any) -> Any:
+    """x @ W with a parameter W of shape (in, out)."""
+    weight, bias = flow.params[w], _parameter(flow, b)
+    ins, outs = flow.shape(w)
+    inside = np.asarray(flow.full(x, -1))
+    flow.dim(weight, 0, ins, "consumer", inside)
+    rows = flow.dim(weight, 1, outs, "producer")
+    if bias is not None:
+        flow.dim(bias, 0, outs, "producer", rows)
+    shape = flow.shape(x)
+    if flow.counting:
+        flow.contractions.append(
+            ContractionNote(
+                node, "linear", weight, bias, inside, rows, 1, ins,
+                math.prod(shape[:-1]) / flow.batch, True, transposed=True,
+            )
+        )  # fmt: skip
+    return rows.reshape([1] * (len(shape) - 1) + [-1])
+
+
 def addmm(flow: Flow, node: fx.Node) -> Any:
     return _count(
         flow, node, _refuse(flow, node, "channels enter a matrix product of computed tensors")
@@ -179,11 +199,5 @@ ROWS = {
     "conv_transpose1d": addmm,
     "conv_transpose2d": addmm,
     "conv_transpose3d": addmm,
-    "matmul": addmm,
-    "mm": addmm,
-    "bmm": addmm,
-    "addmm": addmm,
-    "baddbmm": addmm,
-    **dict.fromkeys(("mv", "dot", "inner", "tensordot", "einsum"), addmm),
-    "scaled_dot_product_attention": addmm,
+    **dict.fromkeys(("addmm", "addbmm", "mv", "dot", "inner", "tensordot"), addmm),
 }

@@ -85,13 +85,40 @@ class ContractionNote:
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
+    transposed: bool = False  # the weight is (in, out)
+
+
+@dataclass
+class ProductNote:
+    """One product of computed tensors: multiply-adds per sample, and the labels they are linear in."""
+
+    node: fx.Node
+    macs: float
+    lines: list[np.ndarray]
+
+
+@dataclass
+class NumberNote:
+    """A reshape that names a length: the module that did it, the length, and labels along that dimension."""
+
+    module: str
+    length: int
+    labels: np.ndarray  # (length, whatever else varies)
+    kind: str  # "count" of heads or the like, or a "width"
 
 
 @dataclass
 class Flow:
-    """State of one walk over one or more graphs of the same model."""
+    """State of one walk over one or more graphs of the same model.
+
+    inner: modules whose attention keeps its heads and may lose inner dimensions; elsewhere heads leave whole.
+    """
 
     batch: int
+    inner: frozenset[str] = frozenset()
+    products: list[ProductNote] = field(default_factory=list)
+    numbers: list[NumberNote] = field(default_factory=list)
+    splits: list[Labels] = field(default_factory=list)
     classes: Classes = field(default_factory=Classes)
     slots: list[SlotNote] = field(default_factory=list)
     contractions: list[ContractionNote] = field(default_factory=list)
@@ -147,10 +174,39 @@ class Flow:
         dim %= len(shape)
         others = [d for d in range(len(shape)) if d != dim and labels.shape[d] > 1]
         if others:
-            self.freeze(labels, node, f"channels also vary along dimension {others[0]}")
-            return np.zeros(shape[dim], dtype=np.int64)
+            reason = f"channels also vary along dimension {others[0]}"
+            labels = self.whole(labels, others, node, reason)
         line = labels.reshape(-1)
         return np.broadcast_to(line, (shape[dim],)) if len(line) == 1 else line
+
+    def whole(self, labels: Labels, dims: Any, node: fx.Node, reason: str) -> Labels:
+        """Labels of an operation that needs all of `dims`: what lies along them leaves together, or not at all."""
+        labels = self.compact(labels)
+        here = [d % labels.ndim for d in dims if labels.shape[d] > 1]
+        if not here:
+            return labels
+        first = labels
+        for d in here:
+            first = np.take(first, [0], axis=d)
+        if first.size == 1:  # nothing else varies: all or nothing
+            self.freeze(labels, node, reason)
+            return np.zeros([1] * labels.ndim, dtype=np.int64)
+        self.unite(labels, np.broadcast_to(first, labels.shape), reason)
+        return first
+
+    def settle(self) -> None:
+        """Every dimension that was split keeps all but one of its factors whole: by default the last may shrink."""
+        for labels in self.splits:
+            labels = self.compact(labels)
+            for d in [d for d in range(labels.ndim) if labels.shape[d] > 1][:-1]:
+                first = np.take(labels, [0], axis=d)
+                self.unite(
+                    labels,
+                    np.broadcast_to(first, labels.shape),
+                    "tied to a channel that never leaves",
+                )
+                labels = first
+        self.splits.clear()
 
     def varies(self, labels: Labels, dims: Any) -> bool:
         return any(labels.shape[d] > 1 for d in dims) and bool(labels.any())

@@ -40,6 +40,18 @@ def elementwise(flow: Flow, node: fx.Node) -> Any:
     return result
 
 
+def meet(
+    flow: Flow, node: fx.Node, labels: Labels, other: Any, *, shape: tuple[int, ...] | None = None
+) -> Labels:
+    """Labels of a result (of `shape`, else the node's) to which another operand is added."""
+    size = flow.shape(node) if shape is None else shape
+    mine = (labels, size)
+    theirs = _lift(_operand(flow, other), flow.shape(other), len(size))
+    if other in flow.params and not theirs[0].any():
+        theirs = (_adopt(flow, other, labels, theirs[1]), theirs[1])
+    return _meet(flow, node, *mine, *theirs)
+
+
 def _operand(flow: Flow, node: fx.Node) -> Labels:
     """Labels of an operand; a parameter with several long dimensions waits for what it meets (`_adopt`)."""
     if node in flow.params and len(flow.long_dims(node)) > 1:
@@ -58,12 +70,17 @@ def _join(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
 
 def _adopt(flow: Flow, node: fx.Node, met: Labels, size: tuple[int, ...]) -> Labels:
     """Label the one dimension of a parameter along which the other operand's labels vary."""
-    along = [d for d in range(met.ndim) if met.shape[d] > 1]
+    along = [d for d in range(met.ndim) if met.shape[d] > 1 and size[d] > 1]
+    if len(along) > 1:  # e.g. (heads, inner): cut along the first
+        met = flow.whole(met, along[1:], node, "channels meet a tensor that cannot be cut")
+        along = along[:1]
     if len(along) != 1 or size[along[0]] != met.shape[along[0]]:
         flow.pin(flow.params[node], flow.shape(node))  # it stays whole, and so does what it meets
         return np.zeros([1] * met.ndim, dtype=np.int64)
     shape = flow.shape(node)
     dim = along[0] - (met.ndim - len(shape))
+    others = [d for d in range(met.ndim) if d != along[0] and met.shape[d] > 1]
+    met = flow.whole(met, others, node, "channels meet a tensor that cannot be cut")
     labels = flow.dim(flow.params[node], dim, shape[dim], "follower", met.reshape(-1))
     return labels.reshape([-1 if d == along[0] else 1 for d in range(met.ndim)])
 
@@ -79,12 +96,19 @@ def _meet(
     """Unite two operands. A side without labels leaves the other alone only where it is broadcast."""
     if not a.any() or not b.any():
         kept, bare = (b, a_size) if not a.any() else (a, b_size)
-        varying = [d for d in range(kept.ndim) if kept.shape[d] > 1]
-        if kept.any() and any(bare[d] > 1 for d in varying):
-            flow.freeze(kept, node, "channels meet a tensor that cannot be cut")
-        return kept
+        here = [d for d in range(kept.ndim) if kept.shape[d] > 1 and bare[d] > 1]
+        rest = flow.whole(kept, here, node, "channels meet a tensor that cannot be cut")
+        return rest if rest.any() else kept  # frozen ones keep their name, and with it the reason
+    # a side that is long but unlabelled along a dimension needs all of it
+    a = flow.whole(a, _bare(a, b, b_size), node, "channels meet a tensor that cannot be cut")
+    b = flow.whole(b, _bare(b, a, a_size), node, "channels meet a tensor that cannot be cut")
     flow.unite(a, b, "channels meet entries that never leave")
     return np.where(np.broadcast_to(a, _join(a.shape, b.shape)) > 0, *np.broadcast_arrays(a, b))
+
+
+def _bare(a: Labels, b: Labels, b_size: tuple[int, ...]) -> list[int]:
+    """Dimensions along which a has labels, and b is long without any."""
+    return [d for d in range(a.ndim) if a.shape[d] > 1 and b.shape[d] == 1 and b_size[d] > 1]
 
 
 def refuse(flow: Flow, node: fx.Node) -> Any:

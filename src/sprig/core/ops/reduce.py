@@ -37,15 +37,14 @@ def group_norm(flow: Flow, node: fx.Node) -> Labels:
     return flow.labels(x)  # type: ignore[arg-type]
 
 
-def layer_norm(flow: Flow, node: fx.Node) -> Labels:
+def layer_norm(flow: Flow, node: fx.Node) -> Any:
     """A norm over the channels changes its function when one leaves: those channels stay."""
     x = node.args[0]
     labels = flow.labels(x)  # type: ignore[arg-type]
     over = range(labels.ndim - len(node.args[1]), labels.ndim)  # type: ignore[arg-type]
-    if flow.varies(labels, over):
-        flow.freeze(labels, node, "normalised over the channels")
-        return flow.none(node)  # type: ignore[no-any-return]
-    return labels
+    labels = flow.whole(labels, over, node, "normalised over the channels")
+    value = node.meta["val"]
+    return [labels, *flow.none(node)[1:]] if isinstance(value, list | tuple) else labels
 
 
 def pool(flow: Flow, node: fx.Node) -> Any:
@@ -53,9 +52,8 @@ def pool(flow: Flow, node: fx.Node) -> Any:
     x = node.args[0]
     labels = flow.labels(x)  # type: ignore[arg-type]
     pooled = int(re.search(r"([123])d", op_name(node)).group(1))  # type: ignore[union-attr]
-    if flow.varies(labels, range(labels.ndim - pooled, labels.ndim)):
-        flow.freeze(labels, node, "channels lie along a pooled dimension")
-        return flow.none(node)
+    over = range(labels.ndim - pooled, labels.ndim)
+    labels = flow.whole(labels, over, node, "channels lie along a pooled dimension")
     if isinstance(node.meta["val"], list | tuple):
         return [labels] * len(node.meta["val"])
     return labels
@@ -72,9 +70,7 @@ def reduce(flow: Flow, node: fx.Node) -> Any:
         dims = range(labels.ndim)
     dims = sorted({d % labels.ndim for d in ([dims] if isinstance(dims, int) else dims)})
     many = isinstance(node.meta["val"], list | tuple)
-    if flow.varies(labels, dims):
-        flow.freeze(labels, node, "reduced over the channels")
-        return flow.none(node)
+    labels = flow.whole(labels, dims, node, "reduced over the channels")
     keepdim = len(flow.shape(x)) == len(  # type: ignore[arg-type]
         (node.meta["val"][0] if many else node.meta["val"]).shape
     )
@@ -88,9 +84,35 @@ def reduce(flow: Flow, node: fx.Node) -> Any:
 
 def softmax(flow: Flow, node: fx.Node) -> Labels:
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
-    if flow.varies(labels, [int(_pick(node, 1, "dim")) % labels.ndim]):
-        flow.freeze(labels, node, "normalised over the channels")
-    return labels
+    return flow.whole(labels, [int(_pick(node, 1, "dim"))], node, "normalised over the channels")
+
+
+def vector_norm(flow: Flow, node: fx.Node) -> Labels:
+    """linalg_vector_norm(x, ord, dim): `reduce` with its dimension one place further."""
+    x = node.args[0]
+    labels = flow.labels(x)  # type: ignore[arg-type]
+    given = _pick(node, 2, "dim", None)
+    dims = [
+        d % labels.ndim
+        for d in ([given] if isinstance(given, int) else given or range(labels.ndim))
+    ]
+    labels = flow.whole(labels, dims, node, "reduced over the channels")
+    if len(flow.shape(node)) == labels.ndim:
+        return labels
+    return labels.reshape([s for d, s in enumerate(labels.shape) if d not in dims])
+
+
+def topk(flow: Flow, node: fx.Node) -> Any:
+    """topk, sort, max over a dimension: what is compared stays together."""
+    labels = flow.labels(node.args[0])  # type: ignore[arg-type]
+    at = 2 if op_name(node) == "topk" else 1
+    dim = int(_pick(node, at, "dim", -1))
+    labels = flow.whole(labels, [dim], node, "channels are compared with one another")
+    value = node.meta["val"]
+    first = value[0] if isinstance(value, list | tuple) else value
+    if first.dim() < labels.ndim:
+        labels = np.squeeze(labels, axis=dim)
+    return [labels] * len(value) if isinstance(value, list | tuple) else labels
 
 
 POOLS = (
@@ -106,10 +128,25 @@ ROWS: dict[str, Any] = {
     ),
     "instance_norm": batch_norm,
     "group_norm": group_norm,
-    **dict.fromkeys(("layer_norm", "rms_norm"), layer_norm),
+    **dict.fromkeys(("layer_norm", "rms_norm", "native_layer_norm"), layer_norm),
+    "linalg_vector_norm": vector_norm,
+    **dict.fromkeys(("topk", "sort", "cumsum", "argsort"), topk),
     **dict.fromkeys(POOLS, pool),
     **dict.fromkeys(
-        ("mean", "sum", "amax", "amin", "prod", "var", "std", "logsumexp", "any", "all"), reduce
+        (
+            "mean",
+            "sum",
+            "amax",
+            "amin",
+            "prod",
+            "var",
+            "std",
+            "logsumexp",
+            "any",
+            "all",
+            "var_mean",
+        ),
+        reduce,
     ),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax"), softmax),
 }

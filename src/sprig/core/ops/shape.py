@@ -7,13 +7,28 @@ import numpy as np
 from torch import fx
 
 from sprig.core.ops.contraction import _pick
-from sprig.core.ops.flow import Flow, Labels, op_name
+from sprig.core.ops.flow import Flow, Labels, NumberNote, module_of, op_name
 
 
 def reshape(flow: Flow, node: fx.Node) -> Labels:
-    """view, reshape, flatten, unflatten. Where one dimension is split, the new last factor carries the choice."""
+    """view, reshape, flatten, unflatten. Of a dimension that is split, one factor carries the choice (`settle`)."""
     x = node.args[0]
-    return split_merge(flow, flow.labels(x), flow.shape(x), flow.shape(node))  # type: ignore[arg-type]
+    found = split_merge(flow, flow.labels(x), flow.shape(x), flow.shape(node))  # type: ignore[arg-type]
+    if flow.counting:
+        note_numbers(flow, node, found)
+    return found
+
+
+def note_numbers(flow: Flow, node: fx.Node, labels: Labels) -> None:
+    """Remember lengths that the module's Python may have taken from its own attributes."""
+    module = module_of(node)
+    varying = [d for d in range(labels.ndim) if labels.shape[d] > 1]
+    for d in varying:
+        line = np.moveaxis(labels, d, 0).reshape(labels.shape[d], -1)
+        factor = len(varying) > 1 and module not in flow.inner
+        flow.numbers.append(
+            NumberNote(module, labels.shape[d], line, "count" if factor else "width")
+        )
 
 
 def split_merge(flow: Flow, labels: Labels, old: tuple[int, ...], new: tuple[int, ...]) -> Labels:
@@ -42,15 +57,9 @@ def split_merge(flow: Flow, labels: Labels, old: tuple[int, ...], new: tuple[int
     result = np.ascontiguousarray(full).reshape(shape_now).reshape(out_dims)
     result = flow.compact(result)
     for _, outs in runs:
-        varying = [d for d in outs if result.shape[d] > 1]
-        for d in varying[
-            :-1
-        ]:  # a split: the leading factors keep their length, so positions leave together
-            first = np.take(result, [0], axis=d)
-            flow.unite(
-                result, np.broadcast_to(first, result.shape), "tied to a channel that never leaves"
-            )
-    return flow.compact(result)
+        if sum(result.shape[d] > 1 for d in outs) > 1:
+            flow.splits.append(result)  # what comes may decide which factor shrinks, e.g. heads
+    return result
 
 
 def _runs(old: tuple[int, ...], new: tuple[int, ...]) -> Any:
@@ -108,16 +117,12 @@ def roll(flow: Flow, node: fx.Node) -> Labels:
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
     dims = _pick(node, 2, "dims", ())
     dims = [dims] if isinstance(dims, int) else list(dims)
-    if flow.varies(labels, dims or range(labels.ndim)):
-        flow.freeze(labels, node, "channels are rolled")
-    return labels
+    return flow.whole(labels, dims or range(labels.ndim), node, "channels are rolled")
 
 
 def flip(flow: Flow, node: fx.Node) -> Labels:
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
-    if flow.varies(labels, node.args[1]):
-        flow.freeze(labels, node, "channels are reversed")
-    return labels
+    return flow.whole(labels, node.args[1], node, "channels are reversed")
 
 
 def cat(flow: Flow, node: fx.Node) -> Labels:
@@ -166,15 +171,19 @@ def split(flow: Flow, node: fx.Node) -> Any:
         for other in parts[1:]:
             flow.unite(parts[0], other, "split beside channels that never leave")
     else:
-        flow.freeze(labels, node, f"channels are split into unequal parts {lengths}")
+        labels = flow.whole(labels, [dim], node, f"channels are split into unequal parts {lengths}")
+        return [labels] * len(lengths)
     return [flow.compact(p) for p in parts]
 
 
 def unbind(flow: Flow, node: fx.Node) -> Any:
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
     dim = int(_pick(node, 1, "dim", 0)) % labels.ndim
-    if labels.shape[dim] > 1:
-        flow.freeze(labels, node, "single channels are taken out")
+    if labels.shape[dim] > 1 and labels.size > labels.shape[dim]:  # e.g. q, k and v: alike
+        first = np.take(labels, [0], axis=dim)
+        flow.unite(labels, np.broadcast_to(first, labels.shape), "taken apart beside fixed ones")
+        return [np.take(labels, i, axis=dim) for i in range(labels.shape[dim])]
+    labels = flow.whole(labels, [dim], node, "single channels are taken out")
     return [np.take(labels, 0, axis=dim)] * len(node.meta["val"])
 
 
@@ -188,6 +197,8 @@ def slice_(flow: Flow, node: fx.Node) -> Labels:
     labels = flow.labels(x)  # type: ignore[arg-type]
     if labels.shape[dim] == 1 or flow.shape(x) == flow.shape(node):
         return labels
+    if labels.size > labels.shape[dim]:
+        return flow.whole(labels, [dim], node, "a fixed range of the channels is cut out")
     flow.freeze(labels, node, "a fixed range of the channels is cut out")
     start, stop, step = (
         _pick(node, i, n, v) for i, n, v in ((2, "start", 0), (3, "end", None), (4, "step", 1))
@@ -201,31 +212,111 @@ def slice_(flow: Flow, node: fx.Node) -> Labels:
 def select(flow: Flow, node: fx.Node) -> Labels:
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
     dim = int(node.args[1]) % labels.ndim  # type: ignore[arg-type]
-    if labels.shape[dim] > 1:
-        flow.freeze(labels, node, "a single channel is taken out")
-    return np.take(labels, 0, axis=dim)
+    if labels.shape[dim] > 1 and labels.size > labels.shape[dim]:
+        first = np.take(labels, [0], axis=dim)
+        flow.unite(labels, np.broadcast_to(first, labels.shape), "taken apart beside fixed ones")
+        return np.take(labels, int(node.args[2]) % labels.shape[dim], axis=dim)  # type: ignore[arg-type]
+    return np.take(flow.whole(labels, [dim], node, "a single channel is taken out"), 0, axis=dim)
 
 
 def pad(flow: Flow, node: fx.Node) -> Labels:
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
     amounts = list(node.args[1])  # type: ignore[arg-type]
     touched = [labels.ndim - 1 - i // 2 for i, a in enumerate(amounts) if a]
-    if not flow.varies(labels, touched):
+    return flow.whole(labels, touched, node, "channels are padded with constants")
+
+
+def pixel_shuffle(flow: Flow, node: fx.Node) -> Labels:
+    """Each r x r channels in a row become one, so they leave together."""
+    x = node.args[0]
+    labels, old, new = flow.labels(x), flow.shape(x), flow.shape(node)  # type: ignore[arg-type]
+    labels = flow.whole(labels, [-1, -2], node, "channels become pixels")
+    channel = len(old) - 3
+    if labels.shape[channel] == 1:
         return labels
-    flow.freeze(labels, node, "channels are padded with constants")
-    return flow.none(node)  # type: ignore[no-any-return]
+    blocks = labels.reshape(*labels.shape[:channel], new[channel], -1, 1, 1)
+    first = np.take(blocks, 0, axis=channel + 1)
+    flow.unite(
+        blocks, np.broadcast_to(np.expand_dims(first, channel + 1), blocks.shape), "become pixels"
+    )
+    return first
 
 
-def pixel(flow: Flow, node: fx.Node) -> Labels:
+def pixel_unshuffle(flow: Flow, node: fx.Node) -> Labels:
+    x = node.args[0]
+    labels, old, new = flow.labels(x), flow.shape(x), flow.shape(node)  # type: ignore[arg-type]
+    labels = flow.whole(labels, [-1, -2], node, "pixels become channels")
+    channel = len(old) - 3
+    if labels.shape[channel] == 1:
+        return labels
+    return np.repeat(labels, new[channel] // old[channel], axis=channel)
+
+
+def repeat(flow: Flow, node: fx.Node) -> Labels:
+    """repeat, tile: along labelled dimensions the same channels come again."""
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
-    if labels.any():
-        flow.freeze(labels, node, "channels become pixels")
-    return flow.none(node)  # type: ignore[no-any-return]
+    new = flow.shape(node)
+    old: tuple[int, ...] = flow.shape(node.args[0])  # type: ignore[arg-type]
+    missing = len(new) - len(old)
+    labels = labels.reshape([1] * missing + list(labels.shape))
+    times: list[int] = [
+        n // o if s > 1 else 1
+        for n, o, s in zip(new, (1,) * missing + old, labels.shape, strict=True)
+    ]
+    return np.tile(labels, times)
+
+
+def repeat_interleave(flow: Flow, node: fx.Node) -> Labels:
+    x, times = node.args[0], node.args[1] if len(node.args) > 1 else None
+    dim = _pick(node, 2, "dim", None)
+    labels = flow.labels(x)  # type: ignore[arg-type]
+    if not isinstance(times, int) or dim is None:
+        flow.freeze(labels, node, "repeated by a computed count")
+        return flow.none(node)  # type: ignore[no-any-return]
+    return np.repeat(labels, times, axis=dim) if labels.shape[dim] > 1 else labels
+
+
+def index(flow: Flow, node: fx.Node) -> Labels:
+    """x[:, idx]: labels along dimensions that are not looked up pass; of a table of parameters too."""
+    x, places = node.args[0], list(node.args[1])  # type: ignore[arg-type]
+    size = flow.shape(x)  # type: ignore[arg-type]
+    looked = [d for d, i in enumerate(places) if i is not None]
+    labels = _table(flow, x, looked)
+    labels = flow.whole(labels, looked, node, "single channels are looked up")
+    rank = max(len(flow.shape(places[d])) for d in looked)
+    kept = [d for d in range(len(size)) if d not in looked]
+    together = looked == list(range(looked[0], looked[-1] + 1))
+    at = sum(d < looked[0] for d in kept) if together else 0
+    shape = [labels.shape[d] for d in kept]
+    return labels.reshape(shape[:at] + [1] * rank + shape[at:])
+
+
+def _table(flow: Flow, x: Any, looked: list[int]) -> Labels:
+    """Labels of what is looked up in; a table of parameters varies along its one other long dimension."""
+    shape = flow.shape(x)
+    long = [d for d, s in enumerate(shape) if s > 1 and d not in looked]
+    if x in flow.params and len(flow.long_dims(x)) > 1 and len(long) == 1:
+        line = flow.dim(flow.params[x], long[0], shape[long[0]], "follower")
+        return line.reshape([-1 if d == long[0] else 1 for d in range(len(shape))])
+    return flow.labels(x)
+
+
+def index_select(flow: Flow, node: fx.Node) -> Labels:
+    x, dim = node.args[0], int(node.args[1]) % len(flow.shape(node.args[0]))  # type: ignore[arg-type]
+    labels = _table(flow, x, [dim])
+    return flow.whole(labels, [dim], node, "single channels are looked up")
+
+
+def gather(flow: Flow, node: fx.Node) -> Labels:
+    x, dim = node.args[0], int(node.args[1])  # type: ignore[arg-type]
+    labels = flow.labels(x)  # type: ignore[arg-type]
+    return flow.whole(labels, [dim], node, "single channels are looked up")
 
 
 ROWS: dict[str, Any] = {
     **dict.fromkeys(
-        ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as"), reshape
+        ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as"),
+        reshape,
     ),
     "permute": permute,
     **dict.fromkeys(("transpose", "swapaxes", "t", "numpy_T", "mT"), transpose),
@@ -243,5 +334,11 @@ ROWS: dict[str, Any] = {
     "narrow": slice_,
     "select": select,
     **dict.fromkeys(("pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d"), pad),
-    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), pixel),
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+    **dict.fromkeys(("repeat", "tile"), repeat),
+    "repeat_interleave": repeat_interleave,
+    "index": index,
+    "index_select": index_select,
+    "gather": gather,
 }

@@ -1,0 +1,159 @@
+"""Toy attention, one class per way of writing it. See `sprig.testing.toys`."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward block in a stream of 8; what stands in between differs."""
+
+    heads, inner = 4, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = self.attention()
+        self.up, self.down, self.head = nn.Linear(8, 14), nn.Linear(14, 8), nn.Linear(8, 3)
+
+    def attention(self) -> nn.Module:
+        return Fused(8, self.heads, self.inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attend(x)
+        return self.head((x + self.down(F.relu(self.up(x)))).mean(1))
+
+
+class Fused(nn.Module):
+    """One map for q, k and v, one call for the rest."""
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.inner_dim = heads, inner, heads * inner
+        self.qkv, self.out = (
+            nn.Linear(width, 3 * self.inner_dim),
+            nn.Linear(self.inner_dim, width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        qkv = self.qkv(x).reshape(n, t, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.out(x.transpose(1, 2).reshape(n, t, self.inner_dim))
+
+
+class Separate(nn.Module):
+    """Three maps, products written out, a table of relative places and a temperature per head."""
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, inner**-0.5
+        self.q, self.k, self.v = (nn.Linear(width, heads * inner) for _ in "qkv")
+        self.out = nn.Linear(heads * inner, width)
+        self.table = nn.Parameter(torch.randn(9, heads))
+        self.heat = nn.Parameter(torch.ones(heads, 1, 1))
+        self.places: Tensor
+        self.register_buffer("places", torch.arange(5)[:, None] - torch.arange(5) + 4)
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+        scores = (q * self.scale) @ k.transpose(-2, -1) * self.heat
+        scores = scores + self.table[self.places].permute(2, 0, 1)
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class Grouped(nn.Module):
+    """Two queries share a key and a value; places enter by rotation."""
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.inner, self.times = inner, 2
+        self.q, self.k, self.v = (
+            nn.Linear(width, heads * inner),
+            nn.Linear(width, heads // 2 * inner),
+            nn.Linear(width, heads // 2 * inner),
+        )
+        self.out = nn.Linear(heads * inner, width, bias=False)
+        self.angle: Tensor
+        self.register_buffer("angle", torch.randn(5, inner))
+
+    def turned(self, x: Tensor) -> Tensor:
+        half = self.inner // 2
+        return (
+            x * self.angle.cos() + torch.cat([-x[..., half:], x[..., :half]], -1) * self.angle.sin()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = (
+            m(x).view(n, t, -1, self.inner).transpose(1, 2) for m in (self.q, self.k, self.v)
+        )
+        q, k = self.turned(q), self.turned(k)
+        k, v = (
+            a[:, :, None].expand(-1, -1, self.times, -1, -1).reshape(n, -1, t, self.inner)
+            for a in (k, v)
+        )
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.out(x.transpose(1, 2).reshape(n, t, -1))
+
+
+class Inner(nn.Module):
+    """One head: inner dimensions of v leave; those of q and k are read by no layer that could be solved anew."""
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(width, heads * inner) for _ in "qkv")
+        self.out = nn.Linear(heads * inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        like = torch.einsum("ntc,nsc->nts", self.q(x), self.k(x)).softmax(-1)
+        return self.out(torch.einsum("nts,nsc->ntc", like, self.v(x)))
+
+
+class Crossed(nn.Module):
+    """Attention across channels, cosines of q and k: only whole heads can leave."""
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * heads * inner), nn.Linear(heads * inner, width)
+        self.heat = nn.Parameter(torch.ones(heads, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, self.num_heads, -1).permute(2, 0, 3, 4, 1)
+        like = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1) * self.heat
+        return self.out((like.softmax(-1) @ v).permute(0, 3, 1, 2).reshape(n, t, -1))
+
+
+class Stuck(nn.Module):
+    """Takes the number of channels of each head from the input's width: heads stay."""
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, c = x.shape
+        qkv = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(*qkv.unbind(0))
+        return self.out(x.transpose(1, 2).reshape(n, t, c))
+
+
+def _with(kind: type[nn.Module], inner_size: int = 3) -> type[Block]:
+    class Made(Block):
+        inner = inner_size
+
+        def attention(self) -> nn.Module:
+            return kind(8, self.heads, self.inner)  # type: ignore[call-arg]
+
+    Made.__name__ = Made.__qualname__ = f"Block{kind.__name__}"
+    return Made
+
+
+SeparateBlock, GroupedBlock = _with(Separate), _with(Grouped, 4)
+InnerBlock, CrossedBlock, StuckBlock = _with(Inner), _with(Crossed), _with(Stuck)
