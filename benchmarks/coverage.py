@@ -217,10 +217,11 @@ def page(rows: list[Row]) -> str:
     out = [
         "# Coverage",
         "",
-        "Made by `python benchmarks/coverage.py` from `benchmarks/results/coverage.jsonl`.",
-        "Random weights; every model cut to 60% of its multiply-adds, or to the least that is reachable plus a tenth of",
-        "the rest. *Checked*: masked = shrunk (float64, relative difference at most 1e-8; float32 models 1e-4), predicted",
-        "cost = recount, the shrunk model copies, trains a step and is loaded again into a fresh one. One thread.",
+        "Made by `python benchmarks/coverage.py` from its `results/coverage.jsonl`.",
+        "Random weights; every model cut to 60% of its multiply-adds, or to the least that is reachable plus a tenth",
+        "of the rest. *Checked*: masked = shrunk (float64, relative difference at most 1e-8; float32 models 1e-4),",
+        "predicted cost = recount, the shrunk model copies, trains a step and is loaded again into a fresh one. One",
+        "thread. *Free heads in*: the number of attention modules whose heads may leave.",
         "",
     ]
     for source, title in (
@@ -240,7 +241,7 @@ def page(rows: list[Row]) -> str:
             f"{counts['failed']} failed, {counts['wrong']} wrong. Seconds: median "
             f"{statistics.median(seconds):.1f}, most {max(seconds):.1f}.",
             "",
-            "| model | params | may be cut | attention with free heads | least MACs | cut to | gap | seconds | what stays whole |",
+            "| model | params | may be cut | free heads in | least MACs | cut to | gap | seconds | what stays whole |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for r in mine:
