@@ -65,7 +65,7 @@ def measured(record: "RunRecord", folder: str, data: str, fold: str | None) -> "
     run = reopen(folder)
     dense, result = run.dense(), run.result()
     options = DataOptions(data=data, fold=fold, batch_size=run.data.batch_size)
-    batches = load_data(options, dense.image, split="test", seed=run.seed)
+    batches = load_data(options, dense, split="test", seed=run.seed)
     before = quality(dense.model, None, batches)
     after = quality(result.model, dense.model, batches)
     return replace(

@@ -55,8 +55,8 @@ def run(
     with undoing(folder), screen.bars() as bars:
         prepare(common)
         loaded = load_model(replace(model, weights=None), data="digits")
-        batches = load_data(training, loaded.image, split="train", seed=common.seed)
-        test = load_held_out(training, EvalOptions(), loaded.image, seed=common.seed)
+        batches = load_data(training, loaded, split="train", seed=common.seed)
+        test = load_held_out(training, EvalOptions(), loaded, seed=common.seed)
         assert test is not None  # digits come with a part held out
         screen.say(
             f"1. Training a ResNet-20 on {batches.samples} handwritten digits, {EPOCHS} epochs."
@@ -71,7 +71,7 @@ def run(
             f"2. Cutting it to {100 * macs:g}% of its multiply-adds: {IMAGES} images, no labels, "
             "no retraining."
         )
-        calibration = load_data(data, loaded.image, split="calibration", seed=common.seed)
+        calibration = load_data(data, loaded, split="calibration", seed=common.seed)
         prune(
             dense,
             example_of(calibration),

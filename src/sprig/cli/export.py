@@ -40,8 +40,13 @@ def run(
     if not target.parent.is_dir():
         raise StoreError(f"cannot write {target}: the folder {target.parent} does not exist")
     loaded = opened.result()
-    data = load_data(opened.data, loaded.image, split="calibration", seed=opened.seed, views=1)
+    data = load_data(opened.data, loaded, split="calibration", seed=opened.seed, views=1)
     example = example_of(data)
+    if not isinstance(example, tuple):
+        raise InputError(
+            f"the data gives inputs by name ({', '.join(example)}); export takes positional ones: load the run with "
+            "sprig.load and call torch.export or torch.onnx with them"
+        )
     with screen.bars() as bars:
         bars("export", 0, 2)
         temp = target.with_name(f".tmp-{target.name}")

@@ -76,8 +76,8 @@ def run(
         dense = opened.start().model if opened.cut else None
         if data is None and chosen.data.partition(":")[0] != "imagefolder":
             chosen = replace(chosen, images=None, fold=None)
-        batches = load_data(chosen, small.image, split="train", seed=common.seed, views=1)
-        held_out = load_held_out(chosen, opened.evaluation, small.image, seed=common.seed)
+        batches = load_data(chosen, small, split="train", seed=common.seed, views=1)
+        held_out = load_held_out(chosen, opened.evaluation, small, seed=common.seed)
         graph = trace(small.model, example_of(batches))
         trained = finetune(
             small.model,

@@ -11,6 +11,7 @@ from sprig.cli.options import CommonOptions, ModelOptions
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from sprig.core.example import Example
     from sprig.core.types import Graph
 
 SHOWN = 3  # names listed with a reason
@@ -41,7 +42,7 @@ def run(
     loaded = load_model(model, data=data)
     if is_run(model.model) and shape is None and data is None:
         data = reopen(model.model).data.data
-    example = _example(loaded.image, shape, data, common.seed)
+    example = _example(loaded, shape, data, common.seed)
     with screen.bars() as bars:
         bars("trace", 0, None)
         graph = trace(loaded.model, example)
@@ -138,7 +139,7 @@ def _more(names: Sized) -> str:
     return f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
 
 
-def _example(image: Any, shape: str | None, data: str | None, seed: int) -> tuple[Any, ...]:
+def _example(loaded: Any, shape: str | None, data: str | None, seed: int) -> "Example":
     import torch
 
     from sprig.cli.options import DataOptions
@@ -147,7 +148,8 @@ def _example(image: Any, shape: str | None, data: str | None, seed: int) -> tupl
 
     if data is not None:
         options = DataOptions(data=data, batch_size=EXAMPLES, images=EXAMPLES)
-        return example_of(load_data(options, image, split="calibration", seed=seed))
+        return example_of(load_data(options, loaded, split="calibration", seed=seed))
+    image = loaded.image
     if shape is not None:
         try:
             sizes = tuple(int(part) for part in shape.split(","))

@@ -31,7 +31,7 @@ class ModelOptions:
     """Which network, with which weights, on which images."""
 
     model: str = option(
-        help="torchvision:NAME, timm:NAME, sprig:NAME, module:function, or a run folder.",
+        help="torchvision:NAME, timm:NAME, hf:TYPE or hf:FOLDER, sprig:NAME, module:function, or a run folder.",
         metavar="SPEC",
     )
     weights: str | None = option(
@@ -53,7 +53,8 @@ class DataOptions:
     """Which inputs."""
 
     data: str = option(
-        help="digits, fashion-mnist[:ROOT], imagefolder:ROOT or module:function.", metavar="SPEC"
+        help="digits, fashion-mnist[:ROOT], imagefolder:ROOT, text:FILE or module:function.",
+        metavar="SPEC",
     )
     batch_size: int = option(64, "Inputs per batch.")
     images: int | None = option(None, "Use at most this many images.", metavar="N")

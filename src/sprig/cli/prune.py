@@ -82,8 +82,8 @@ def run(
         )
         remember(folder, command)
         loaded = load_model(model, data=data.data)
-        batches = load_data(data, loaded.image, split="calibration", seed=common.seed)
-        held_out = load_held_out(data, evaluation, loaded.image, seed=common.seed)
+        batches = load_data(data, loaded, split="calibration", seed=common.seed)
+        held_out = load_held_out(data, evaluation, loaded, seed=common.seed)
         prune(
             loaded.model,
             example_of(batches),
@@ -99,11 +99,19 @@ def run(
             progress=bars,
         )
     conclude(screen, folder, command, loaded.built, report=out.report)
-    if model.weights is None and model.model.partition(":")[0] in BARE:
+    if model.weights is None and bare(model.model):
         screen.note(
             f"note: {model.model} was cut with random weights, for no --weights were given; "
             "what it says of quality says nothing of a trained network"
         )
+
+
+def bare(spec: str) -> bool:
+    """Whether a model spec gives random weights where none are named."""
+    from sprig.models.huggingface import folder_of
+
+    head, _, name = spec.partition(":")
+    return head in BARE or (head == "hf" and folder_of(name) is None)
 
 
 def remember(folder: "RunFolder", command: dict[str, Any]) -> None:

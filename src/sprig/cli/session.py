@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sprig.core.batches import ImageSpec
+    from sprig.core.example import Example
     from sprig.core.folder import RunFolder
     from sprig.data import Batches
 
@@ -35,6 +36,7 @@ class Loaded:
     model: "nn.Module"
     image: "ImageSpec"
     built: Mapping[str, Any]  # options that the constructor was given
+    tokenizer: str | None = None  # folder of its own, for text
 
 
 def prepare(common: CommonOptions) -> None:
@@ -108,11 +110,11 @@ def load_model(options: ModelOptions, *, data: str | None = None) -> Loaded:
         extra = {"num_classes": options.num_classes, **extra}
     model = specs.build(options.model, weights=options.weights, **extra)
     stated = specs.image_spec(model, options.model, weights=options.weights)
-    return Loaded(model.eval(), given.fill(stated), extra)
+    return Loaded(model.eval(), given.fill(stated), extra, specs.tokenizer_of(options.model))
 
 
 def load_data(
-    options: DataOptions, image: "ImageSpec", *, split: str, seed: int, views: int | None = None
+    options: DataOptions, loaded: Loaded, *, split: str, seed: int, views: int | None = None
 ) -> "Batches":
     """The batches that the options name, sized and normalised as the model wants them."""
     from sprig.data import load
@@ -121,16 +123,17 @@ def load_data(
         options.data,
         split=split,  # type: ignore[arg-type]
         batch_size=options.batch_size,
-        image=image,
+        image=loaded.image,
         limit=options.images,
         views=options.views if views is None else views,
         seed=seed,
         fold=options.fold,
+        tokenizer=loaded.tokenizer,
     )
 
 
 def load_held_out(
-    options: DataOptions, evaluation: EvalOptions, image: "ImageSpec", *, seed: int
+    options: DataOptions, evaluation: EvalOptions, loaded: Loaded, *, seed: int
 ) -> "Batches | None":
     """The inputs to measure quality on: those named, or the data's own test part, or none."""
     own = options.data.partition(":")[0] in OWN_TEST
@@ -141,19 +144,16 @@ def load_held_out(
         batch_size=options.batch_size,
         fold=evaluation.eval_fold,
     )
-    return load_data(chosen, image, split="test", seed=seed)
+    return load_data(chosen, loaded, split="test", seed=seed)
 
 
-def example_of(data: "Batches") -> tuple[Any, ...]:
-    """The inputs of the first two samples, to trace the model with."""
+def example_of(data: "Batches") -> "Example":
+    """The inputs of the first two samples, to trace the model with: by name if the data names them."""
     from sprig.core.batches import map_tensors, unpack
 
     args, kwargs, _ = unpack(next(iter(data)))
-    if kwargs:
-        raise InputError(
-            f"the data gives named inputs ({', '.join(kwargs)}); the command line takes positional ones"
-        )
-    return tuple(map_tensors(args, lambda t: t[:EXAMPLES]))
+    cut: Example = map_tensors(kwargs or args, lambda t: t[:EXAMPLES])
+    return cut
 
 
 def config_of(

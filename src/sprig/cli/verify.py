@@ -41,8 +41,8 @@ def run(
     )  # anything else that is wrong with it is a claim that fails
     prepare(CommonOptions(seed=opened.seed, threads=threads or opened.config.get("threads")))
     start = opened.start()
-    data = load_data(opened.data, start.image, split="calibration", seed=opened.seed)
-    held_out = load_held_out(opened.data, opened.evaluation, start.image, seed=opened.seed)
+    data = load_data(opened.data, start, split="calibration", seed=opened.seed)
+    held_out = load_held_out(opened.data, opened.evaluation, start, seed=opened.seed)
     with screen.bars() as bars:
         certificate = verify(
             opened.folder.path, start.model, data=data, eval_data=held_out, progress=bars

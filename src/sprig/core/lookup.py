@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,40 @@ def accepted(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[s
         return dict(options)
     named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return {name: value for name, value in options.items() if name in named}
+
+
+def shipped(package: str) -> list[Path]:
+    """The files that an installed package ships.
+
+    >>> any(f.name == "METADATA" for f in shipped("safetensors"))
+    True
+    """
+    try:
+        found = metadata.distribution(package)
+    except (metadata.PackageNotFoundError, ValueError) as error:
+        raise InputError(f"package {package!r} is not installed: pip install {package}") from error
+    files = (Path(str(found.locate_file(f))) for f in found.files or ())
+    return sorted(f for f in files if f.is_file())
+
+
+def file_of(spec: str) -> Path:
+    """The file that `spec` names: a path, or `package:NAME/path/inside` for one that a package ships.
+
+    >>> file_of("package:safetensors/safetensors/__init__.py").name
+    '__init__.py'
+    """
+    if not spec.startswith("package:"):
+        path = Path(spec).expanduser()
+        if not path.is_file():
+            raise InputError(f"there is no file {path}")
+        return path
+    package, _, inside = spec.removeprefix("package:").partition("/")
+    found = [f for f in shipped(package) if inside and f.as_posix().endswith(f"/{inside}")]
+    if len(found) != 1:
+        raise InputError(
+            f"package {package} ships {len(found)} files {inside!r}; give package:NAME/path/inside of one"
+        )
+    return found[0]
 
 
 def _from_file(path: Path) -> Any:

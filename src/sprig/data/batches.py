@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprig.core.batches import digest, map_tensors, unpack
+from sprig.core.batches import digest, map_tensors, tensors, unpack
 from sprig.core.errors import InputError
 
 HOLD_BYTES = 2**30  # calibration data up to this size is read once and kept
@@ -25,9 +25,9 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, items: Sequence[tuple[int, int]], *, seed: int) -> Tensor:
-        """The samples `(index, view)` stacked. View 0 is plain; any other is random, but always the same
-        for the same (seed, view, index), whatever else is in the batch."""
+    def read(self, items: Sequence[tuple[int, int]], *, seed: int) -> Tensor | dict[str, Tensor]:
+        """The samples `(index, view)` stacked, one tensor or several by name. View 0 is plain; any other is
+        random, but always the same for the same (seed, view, index), whatever else is in the batch."""
 
     def targets(self, indices: Sequence[int]) -> Tensor:
         """The class numbers of these samples."""
@@ -156,7 +156,8 @@ def batches_of(
 
     if hold is None:
         probe = source.read([(int(chosen[0]), 0)], seed=seed)
-        hold = split == "calibration" and probe.nbytes * samples <= HOLD_BYTES
+        size = sum(t.nbytes for t in tensors(probe))
+        hold = split == "calibration" and size * samples <= HOLD_BYTES
     words = [source.description, f"{split} split", f"{len(chosen)} of {len(source)} samples"]
     if fold is not None:
         words.append(f"fold {fold[0]}/{fold[1]}")

@@ -13,6 +13,7 @@ from sprig.core.lookup import accepted, find_function
 from sprig.data.arrays import digits, fashion_mnist
 from sprig.data.batches import HOLD_BYTES, Batches, Fold, Source, batches_of, check_fold
 from sprig.data.images import image_folder, torchvision_set
+from sprig.data.text import text_of
 
 Split = Literal["train", "test", "calibration"]
 
@@ -20,6 +21,7 @@ KNOWN = {
     "digits[:SIZE]": "scikit-learn's digits, 8x8 or resized",
     "fashion-mnist[:FOLDER]": "Fashion-MNIST from its four .gz files",
     "imagefolder:FOLDER[?unlabelled]": "all images below a folder; its subfolders are the classes",
+    "text:FILE[?length=N&tokenizer=FOLDER]": "a text, one sample a line; also text:package:NAME/path/inside",
     "torchvision:NAME:FOLDER": "a data set of torchvision that is in the folder already",
     "module:function": "your function: gives batches or a Dataset; also path/to/file.py:function",
 }
@@ -37,6 +39,7 @@ def load(
     fold: Fold | str | None = None,
     labels: bool | None = None,
     hold: bool | None = None,
+    tokenizer: str | None = None,
 ) -> Batches:
     """The batches that a data spec names.
 
@@ -44,6 +47,7 @@ def load(
     and `views - 1` random ones. `limit` counts samples, not views. `fold` keeps every n-th sample, so that
     "0/2" and "1/2" are complementary halves of one folder. `image` is what the model wants (see
     `sprig.models.specs.image_spec`); what it leaves open is the data's own.
+    `tokenizer` is the folder of the model's own, for text.
     Raises InputError for unknown specs and for data that is missing, empty or damaged.
 
     >>> batches = load("digits", split="test", batch_size=100)
@@ -70,7 +74,9 @@ def load(
     elif head == "torchvision" and ":" in rest:
         name, _, root = rest.partition(":")
         source = torchvision_set(name, root, split, image=image, labels=labels)
-    elif ":" in spec and head not in ("imagefolder", "torchvision"):
+    elif head == "text" and rest:
+        source = text_of(rest, tokenizer=tokenizer)
+    elif ":" in spec and head not in ("imagefolder", "torchvision", "text"):
         return _of_function(
             spec,
             split,

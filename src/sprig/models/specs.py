@@ -11,11 +11,14 @@ from torch import nn
 from sprig.core.batches import ImageSpec
 from sprig.core.errors import InputError
 from sprig.core.lookup import accepted, find_function
+from sprig.models import huggingface
 from sprig.models.weights import load_weights
 
 KNOWN = {
     "torchvision:NAME": "a classifier of torchvision.models, for example torchvision:resnet50",
     "timm:NAME": "a model of timm, for example timm:efficientnet_lite0",
+    "hf:TYPE[?KEY=VALUE&...]": "a model of transformers with random weights, for example hf:bert?num_hidden_layers=2",
+    "hf:FOLDER or hf:package:NAME": "a model of transformers with the weights beside its config.json",
     "sprig:NAME": "a reference network of the papers, for example sprig:resnet20",
     "module:function": "your function that returns the model; also path/to/file.py:function",
 }
@@ -50,6 +53,9 @@ def build(
         model = _torchvision(name, given)
     elif kind == "timm":
         model = _timm(name, given)
+    elif kind == "hf":
+        labels = {} if num_classes is None else {"num_labels": num_classes}
+        model = huggingface.build(name, {**options, **labels})
     elif kind == "sprig":
         from sprig.models import REFERENCE  # here: the table's module is still loading when ours is
 
@@ -77,6 +83,8 @@ def image_spec(model: nn.Module, spec: str, *, weights: str | Path | None = None
     cfg = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if kind == "torchvision":
         stated = _torchvision_images(name)
+    elif kind == "hf":
+        stated = huggingface.image_spec(model, name)
     elif isinstance(cfg, dict) and "input_size" in cfg:  # timm's, also when a function built it
         channels, height, width = cfg["input_size"]
         stated = ImageSpec(
@@ -90,6 +98,18 @@ def image_spec(model: nn.Module, spec: str, *, weights: str | Path | None = None
     package = str(weights).removeprefix("package:") if str(weights).startswith("package:") else ""
     own = PACKAGE_IMAGES.get(package.lower().replace("_", "-"), ImageSpec())
     return own.fill(stated)
+
+
+def tokenizer_of(spec: str) -> str | None:
+    """The folder of the model's own tokenizer; None for models without one.
+
+    >>> tokenizer_of("torchvision:resnet18") is None
+    True
+    """
+    kind, _, name = spec.partition(":")
+    folder = huggingface.folder_of(name) if kind == "hf" else None
+    has = folder is not None and (folder / "tokenizer_config.json").is_file()
+    return str(folder) if has else None
 
 
 def _own_function(spec: str) -> Any:

@@ -5,7 +5,6 @@ Files are safetensors, or state dicts of `torch.save` read without running any c
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sprig.core.errors import InputError, StoreError
+from sprig.core.lookup import shipped
 from sprig.core.weights import check_finite, check_fit, read_tensors, sha256_file
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -44,12 +44,7 @@ def find_weights(where: str | Path) -> Path:
             raise StoreError(f"there is no weights file {text}")
         return path
     name = text.removeprefix("package:")
-    try:
-        package = metadata.distribution(name)
-    except (metadata.PackageNotFoundError, ValueError) as error:
-        raise InputError(f"package {name!r} is not installed: pip install {name}") from error
-    files = [Path(str(package.locate_file(f))) for f in package.files or ()]
-    found = sorted(f for f in files if f.suffix in SUFFIXES and f.is_file())
+    found = [f for f in shipped(name) if f.suffix in SUFFIXES]
     if len(found) != 1:
         names = ", ".join(f.name for f in found) or "none"
         raise InputError(f"package {name} ships {len(found)} weights files ({names}); give a path")
