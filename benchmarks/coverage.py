@@ -105,8 +105,9 @@ def handled(spec: str) -> Row:
     """Everything that is asked of one model."""
     import sprig
     from sprig.core.cost import cost
+    from sprig.core.numbers import numbers
     from sprig.core.reload import reshape
-    from sprig.core.surgery import mask, numbers, shrink
+    from sprig.core.surgery import mask, shrink
     from sprig.core.tracing import distance, stirred, tensors_of
     from sprig.models import specs
     from sprig.testing.checks import counted, parameters

@@ -13,6 +13,7 @@ from torch.export.graph_signature import InputKind
 
 from sprig.core.capture import batch_size, capture
 from sprig.core.errors import TraceError
+from sprig.core.numbers import number_sources
 from sprig.core.ops import row_of
 from sprig.core.ops.flow import Classes, ContractionNote, Flow
 from sprig.core.types import Axis, Consumer, CostTerm, Graph, Group, Number, Slot
@@ -33,6 +34,7 @@ def build(
     program = capture(model, args, kwargs) if program is None else program
     flow = Flow(batch=batch_size(args, kwargs), canonical=canonical_names(model), inner=inner)
     walk(program, flow)
+    _share_numbers(model, flow)
     unread = _unread(program, model)
     if unread:  # e.g. auxiliary heads that only training runs: they must be cut too
         try:
@@ -43,6 +45,18 @@ def build(
             flow.counting = False
             walk(training, flow)
     return _Builder(model, program, flow).graph()
+
+
+def _share_numbers(model: nn.Module, flow: Flow) -> None:
+    """Where a module keeps one number of heads for several tensors, their heads leave together."""
+    first: dict[tuple[str, int], np.ndarray] = {}
+    for note in flow.numbers:
+        line = note.labels[:, 0]
+        if note.kind != "count" or len(set(flow.classes.roots(line).tolist())) < note.length:
+            continue
+        if number_sources(model, note.module, note.length, note.kind):
+            met = first.setdefault((note.module, note.length), line)
+            flow.unite(met, line, f"{note.module} has one number for heads that stay")
 
 
 def walk(program: torch.export.ExportedProgram, flow: Flow) -> None:

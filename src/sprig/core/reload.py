@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from sprig.core.errors import StoreError
 from sprig.core.graph import canonical_names
-from sprig.core.surgery import renumber, rewrite
+from sprig.core.numbers import rewrite
+from sprig.core.surgery import renumber
 
 
 def reshape(

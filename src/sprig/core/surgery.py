@@ -1,7 +1,6 @@
 """Mask, shrink, apply: the only place where shapes change. The module given is never touched."""
 
 import copy
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from sprig.core.errors import PlanError, SurgeryError
 from sprig.core.graph import canonical_names
+from sprig.core.numbers import numbers, rewrite
 from sprig.core.plan import Plan
 from sprig.core.types import Graph, Outcome, Slot
 
@@ -87,54 +87,6 @@ def shrink_(model: nn.Module, masks: Masks, graph: Graph) -> nn.Module:
     return model
 
 
-def numbers(model: nn.Module, masks: Masks, graph: Graph) -> dict[str, dict[str, int]]:
-    """What modules must be told beside their tensors, by module and attribute: numbers of heads, inner widths.
-
-    A reshape names a length; an integer attribute of the module that did it, of that length and with a name that
-    speaks of heads or of widths, is taken for its source. Tracing runs the result, so a wrong guess is refused.
-    """
-    out: dict[str, dict[str, int]] = {}
-    for number in graph.numbers:
-        new = int(number.axis.keep(masks).sum())
-        if new == number.length:
-            continue
-        try:
-            module = model.get_submodule(number.module)
-        except AttributeError:
-            continue
-        for name in _sources(module, number.length, number.kind):
-            out.setdefault(number.module, {}).setdefault(name, new)
-    return out
-
-
-def rewrite(model: nn.Module, found: Mapping[str, Mapping[str, int]]) -> None:
-    """Set the attributes that `numbers` found."""
-    for path, attributes in found.items():
-        module = model.get_submodule(path)
-        for name, value in attributes.items():
-            setattr(module, name, value)
-
-
-COUNTS = re.compile(r"(head|group)s?$")
-WIDTHS = re.compile(
-    r"dim|size|width|channel|feature|plane|inner|hidden|embed|nh|^dh?$|_dh$|^c$|chs?$"
-)
-OTHER = re.compile(
-    r"window|kernel|stride|ratio|patch|pad|dilation|depth|index|stage|grid|block|layer|image|img|max|vocab"
-)
-
-
-def _sources(module: nn.Module, length: int, kind: str) -> list[str]:
-    """Names of the module's own integers that may be where a length comes from."""
-    equal = [
-        name
-        for name, value in vars(module).items()
-        if type(value) is int and value == length and not OTHER.search(name)
-    ]
-    wanted = [n for n in equal if (COUNTS if kind == "count" else WIDTHS).search(n)]
-    return [n for n in wanted if kind == "count" or not COUNTS.search(n)]
-
-
 def fits(model: nn.Module, graph: Graph) -> None:
     """Refuse a model whose tensors are not those that the graph was traced on.
 
@@ -192,9 +144,9 @@ def _cut(model: nn.Module, names: list[str], keeps: Mapping[int, np.ndarray]) ->
 
 def renumber(module: nn.Module, attr: str, old: tuple[int, ...]) -> None:
     """Rewrite the numbers that a module keeps beside its tensors, from one table."""
-    for kind, rewrite in NUMBERS:
+    for kind, follow in NUMBERS:
         if isinstance(module, kind):
-            rewrite(module, attr, old)
+            follow(module, attr, old)
             return
 
 

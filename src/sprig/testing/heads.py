@@ -1,22 +1,19 @@
 """Toy attention, one class per way of writing it. See `sprig.testing.toys`."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward block in a stream of 8; what stands in between differs."""
+    """Attention of one kind and a feed-forward block in a stream of 8."""
 
-    heads, inner = 4, 3
-
-    def __init__(self) -> None:
+    def __init__(self, kind: Callable[[int, int, int], nn.Module], inner: int = 3) -> None:
         super().__init__()
-        self.attend = self.attention()
+        self.attend = kind(8, 4, inner)
         self.up, self.down, self.head = nn.Linear(8, 14), nn.Linear(14, 8), nn.Linear(8, 3)
-
-    def attention(self) -> nn.Module:
-        return Fused(8, self.heads, self.inner)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attend(x)
@@ -142,18 +139,3 @@ class Stuck(nn.Module):
         qkv = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         x = F.scaled_dot_product_attention(*qkv.unbind(0))
         return self.out(x.transpose(1, 2).reshape(n, t, c))
-
-
-def _with(kind: type[nn.Module], inner_size: int = 3) -> type[Block]:
-    class Made(Block):
-        inner = inner_size
-
-        def attention(self) -> nn.Module:
-            return kind(8, self.heads, self.inner)  # type: ignore[call-arg]
-
-    Made.__name__ = Made.__qualname__ = f"Block{kind.__name__}"
-    return Made
-
-
-SeparateBlock, GroupedBlock = _with(Separate), _with(Grouped, 4)
-InnerBlock, CrossedBlock, StuckBlock = _with(Inner), _with(Crossed), _with(Stuck)

@@ -7,12 +7,13 @@ together with a toy that needs it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sprig.testing import blocks, hard, heads, tokens
+from sprig.testing import blocks, hard, heads, moves, tokens
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,18 @@ TOYS: dict[str, Toy] = {
     # ---- parameters outside of layers
     "layer_scale": Toy(tokens.LayerScale, IMAGE, ("stem", "up")),
     "position": Toy(tokens.Position, (2, 3, 4, 4), ("stem", "up")),
-    "attention": Toy(heads.Block, (2, 5, 8), ("attend.qkv", "up")),
-    "heads_apart": Toy(heads.SeparateBlock, (2, 5, 8), ("attend.q", "up")),
-    "heads_grouped": Toy(heads.GroupedBlock, (2, 5, 8), ("attend.q", "up")),
-    "heads_inner": Toy(heads.InnerBlock, (2, 5, 8), ("attend.v", "up")),
-    "heads_crossed": Toy(heads.CrossedBlock, (2, 5, 8), ("attend.qkv", "up")),
-    "heads_stuck": Toy(heads.StuckBlock, (2, 5, 8), ("up",), says="own Python does not follow"),
+    "attention": Toy(partial(heads.Block, heads.Fused), (2, 5, 8), ("attend.qkv", "up")),
+    "heads_apart": Toy(partial(heads.Block, heads.Separate), (2, 5, 8), ("attend.q", "up")),
+    "heads_grouped": Toy(partial(heads.Block, heads.Grouped, 4), (2, 5, 8), ("attend.q", "up")),
+    "heads_inner": Toy(partial(heads.Block, heads.Inner), (2, 5, 8), ("attend.v", "up")),
+    "heads_crossed": Toy(partial(heads.Block, heads.Crossed), (2, 5, 8), ("attend.qkv", "up")),
+    "pixels": Toy(moves.Pixels, IMAGE, ("stem", "fine", "coarse")),
+    "folded": Toy(moves.Folded, IMAGE, ("stem", "fine")),
+    "repeats": Toy(moves.Repeats, IMAGE, ("stem", "twice", "wide")),
+    "quiet": Toy(moves.Quiet, IMAGE, ("stem", "more")),
+    "heads_stuck": Toy(
+        partial(heads.Block, heads.Stuck), (2, 5, 8), ("up",), says="own Python does not follow"
+    ),
     "words": Toy(tokens.words, (3, 7), ("words", "up")),
     "clip": Toy(tokens.Clip, IMAGE, ("conv",)),
     # ---- values that travel through views, orders and halves

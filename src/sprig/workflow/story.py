@@ -15,12 +15,13 @@ from sprig.core.cost import shares
 from sprig.core.errors import InputError, StoreError
 from sprig.core.example import Example, inputs_of, pack
 from sprig.core.folder import MODEL, REPORT, RunFolder
+from sprig.core.numbers import numbers
 from sprig.core.path import Path
 from sprig.core.plan import Plan
 from sprig.core.store import save_run, sha256_file
 from sprig.core.surgery import mask as mask_with
 from sprig.core.surgery import shrink as shrink_with
-from sprig.core.surgery import numbers, shrink_
+from sprig.core.surgery import shrink_
 from sprig.core.tracing import trace
 from sprig.core.types import (
     Budget,

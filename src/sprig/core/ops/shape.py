@@ -259,10 +259,8 @@ def repeat(flow: Flow, node: fx.Node) -> Labels:
     old: tuple[int, ...] = flow.shape(node.args[0])  # type: ignore[arg-type]
     missing = len(new) - len(old)
     labels = labels.reshape([1] * missing + list(labels.shape))
-    times: list[int] = [
-        n // o if s > 1 else 1
-        for n, o, s in zip(new, (1,) * missing + old, labels.shape, strict=True)
-    ]
+    old = (1,) * missing + old
+    times = [new[d] // old[d] if labels.shape[d] > 1 else 1 for d in range(len(new))]
     return np.tile(labels, times)
 
 
