@@ -121,7 +121,7 @@ def main() -> None:
     fraction, trials = same_speed(path, pair, wanted)
     lean = sprig.prune(net, example, [x], sprig.Budget(macs=fraction), **settings)
     again = {
-        name: compare(net, result.model, example, timing, seconds=8.0)
+        name: compare(net, result.model, example, timing, patience=4.0)
         for name, result in (("latency", fast), ("macs", lean))
     }
     row = {

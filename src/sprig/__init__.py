@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     )
     from sprig.core.path import Path
     from sprig.core.plan import Plan
+    from sprig.core.timetable import TimeTable
+    from sprig.core.timing import Timing
     from sprig.core.tracing import trace
     from sprig.core.types import Budget, Certificate, Claim, Graph, Outcome
     from sprig.training import finetune, reestimate_batch_norm
-    from sprig.workflow import Result, load, mask, prune, search, shrink, verify
+    from sprig.workflow import Result, load, mask, measure, prune, search, shrink, verify
 
 __version__ = "0.1.0"
 
@@ -48,10 +50,13 @@ __all__ = [
     "SprigError",
     "StoreError",
     "SurgeryError",
+    "TimeTable",
+    "Timing",
     "TraceError",
     "finetune",
     "load",
     "mask",
+    "measure",
     "prune",
     "reestimate_batch_norm",
     "search",
@@ -77,10 +82,13 @@ _HOME: Mapping[str, str] = MappingProxyType(
         "SprigError": "sprig.core.errors",
         "StoreError": "sprig.core.errors",
         "SurgeryError": "sprig.core.errors",
+        "TimeTable": "sprig.core.timetable",
+        "Timing": "sprig.core.timing",
         "TraceError": "sprig.core.errors",
         "finetune": "sprig.training",
         "load": "sprig.workflow",
         "mask": "sprig.workflow",
+        "measure": "sprig.workflow",
         "prune": "sprig.workflow",
         "reestimate_batch_norm": "sprig.training",
         "search": "sprig.workflow",

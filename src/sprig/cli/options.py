@@ -104,6 +104,24 @@ class BudgetOptions:
     macs: str | None = option(None, "Multiply-adds: 0.5 or 300M.", metavar="SIZE")
     params: str | None = option(None, "Parameters: 0.5 or 2.5M.", metavar="SIZE")
     bytes: str | None = option(None, "Bytes of the weights: 0.5 or 10MB.", metavar="SIZE")
+    latency: float | None = option(
+        None, "Fraction of the dense latency on this machine: 0.5.", metavar="SHARE"
+    )
+    latency_ms: float | None = option(None, "Milliseconds per call on this machine.", metavar="MS")
+
+
+@dataclass(frozen=True)
+class TimingOptions:
+    """What a budget of latency holds for."""
+
+    batch: int = option(1, "With --latency: samples per call.")
+    dtype: str = option("float32", "With --latency: float32 or bfloat16.", metavar="NAME")
+    backend: str = option(
+        "eager", "With --latency: eager, torch.compile or onnxruntime.", metavar="NAME"
+    )
+    rounds: int = option(7, "With --latency: measurements of each thing, at least.")
+    seconds: float = option(2.0, "With --latency: time to measure short things more often.")
+    refresh: bool = option(False, "With --latency: measure again what the cache knows.")
 
 
 SIZE = re.compile(r"^\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([kmgt]?)(i?)(b?)\s*$", re.I)

@@ -15,6 +15,7 @@ from sprig.cli.options import (
     EvalOptions,
     ModelOptions,
     OutOptions,
+    TimingOptions,
     settings,
     size,
 )
@@ -22,6 +23,7 @@ from sprig.core.errors import InputError
 
 if TYPE_CHECKING:
     from sprig.core.folder import RunFolder
+    from sprig.core.timing import Timing
     from sprig.core.types import Budget
 
 BARE = ("torchvision", "timm", "sprig")  # model specs that give random weights where none are named
@@ -31,6 +33,7 @@ def run(
     model: ModelOptions,
     data: DataOptions,
     budget: BudgetOptions,
+    timing: TimingOptions,
     evaluation: EvalOptions,
     out: OutOptions,
     common: CommonOptions,
@@ -62,6 +65,7 @@ def run(
 
     screen = Screen(json=common.json)
     limits = budget_of(budget)
+    clock = timing_of(budget, timing, common)
     config = method_config(method, assign or [])
     folder = RunFolder.create(out.out, resume=out.resume)
     if folder.finished:
@@ -79,6 +83,7 @@ def run(
             method=method,
             settings=asdict(config),
             round_to=round_to,
+            **({} if clock is None else {"timing": asdict(timing)}),
         )
         remember(folder, command)
         loaded = load_model(model, data=data.data)
@@ -96,6 +101,7 @@ def run(
             resume=out.resume,
             seed=common.seed,
             round_to=round_to,
+            timing=clock,
             progress=bars,
         )
     conclude(screen, folder, command, loaded.built, report=out.report)
@@ -161,18 +167,49 @@ def budget_of(options: BudgetOptions) -> "Budget":
     """The budget that the flags name; at least one, each more than nothing."""
     from sprig.core.types import Budget
 
+    given = {name: value for name, value in asdict(options).items() if value is not None}
     limits = {
-        name: size(text, what=name) for name, text in asdict(options).items() if text is not None
+        name: size(value, what=name) if isinstance(value, str) else value
+        for name, value in given.items()
     }
     if not limits:
-        raise InputError("no budget given; name one, for example --macs 0.5 or --params 2.5M")
+        raise InputError(
+            "no budget given; name one, for example --macs 0.5, --params 2.5M or --latency 0.5"
+        )
     for name, value in limits.items():
-        if not value > 0:
+        if name.startswith("latency"):
+            limit = 1.0 if name == "latency" else float("inf")
+            if not 0 < value <= limit:
+                raise InputError(
+                    f"--{name.replace('_', '-')} is {value:g}; expected "
+                    + (
+                        "a fraction of the dense latency in (0, 1]"
+                        if limit == 1
+                        else "milliseconds above 0"
+                    )
+                )
+        elif not value > 0:
             raise InputError(
                 f"--{name} is {value:g}; expected a fraction of the dense cost in (0, 1], "
                 "or a number of them above 1"
             )
     return Budget(**limits)
+
+
+def timing_of(
+    budget: BudgetOptions, options: TimingOptions, common: CommonOptions
+) -> "Timing | None":
+    """How latency is measured; None where the budget does not speak of it, and then no flag may either."""
+    from sprig.core.timing import Timing
+
+    if budget.latency is None and budget.latency_ms is None:
+        changed = [f"--{k}" for k, v in asdict(options).items() if v != getattr(TimingOptions(), k)]
+        if changed:
+            raise InputError(
+                f"{', '.join(changed)} without a budget of latency; add --latency 0.5 or --latency-ms 8"
+            )
+        return None
+    return Timing(threads=common.threads, **asdict(options))
 
 
 def method_config(name: str, texts: list[str]) -> Any:

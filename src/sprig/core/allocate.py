@@ -7,6 +7,7 @@ is left of the budget is filled again, unit by unit, so that it is missed by les
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from sprig.core.errors import InputError
 from sprig.core.types import Budget, Graph
 
 FIELDS = ("macs", "params", "bytes")
+LATENCY = "latency_ms"
 EXPECTED = "give a fraction in (0, 1] or an absolute number"
 
 
@@ -27,8 +29,13 @@ class Choice:
     harm: np.ndarray
 
 
-def targets(budget: Budget, graph: Graph) -> dict[str, float]:
-    """Absolute limits per unit of account; refuses what makes no sense."""
+def timed(budget: Budget) -> bool:
+    """Whether a budget speaks of time."""
+    return budget.latency is not None or budget.latency_ms is not None
+
+
+def targets(budget: Budget, graph: Graph, *, dense_ms: float | None = None) -> dict[str, float]:
+    """Absolute limits per unit of account; refuses what makes no sense. `dense_ms`: the dense network's latency."""
     dense = cost(graph)
     out: dict[str, float] = {}
     for unit in FIELDS:
@@ -49,9 +56,44 @@ def targets(budget: Budget, graph: Graph) -> dict[str, float]:
                 f"(the dense network has {dense[unit]:,})"
             )
         out[unit] = value * dense[unit] if value <= 1 else float(value)
+    found = latency_limit(budget, dense_ms)
+    if found is not None:
+        out[LATENCY] = found
     if not out:
-        raise InputError("the budget names no limit; give at least one of macs=, params=, bytes=")
+        raise InputError(
+            "the budget names no limit; give at least one of macs=, params=, bytes=, latency=, latency_ms="
+        )
     return out
+
+
+def latency_limit(budget: Budget, dense_ms: float | None) -> float | None:
+    """Milliseconds that a budget allows, the smaller of fraction and absolute number; None: it allows any."""
+    limits = []
+    for name, what in (
+        (
+            "latency",
+            "give a fraction in (0, 1] of the dense latency, or milliseconds as latency_ms=",
+        ),
+        ("latency_ms", "give milliseconds, or a fraction of the dense latency as latency="),
+    ):
+        value = getattr(budget, name)
+        if value is None:
+            continue
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not number or not np.isfinite(value):
+            raise InputError(f"budget {name}={value!r} is not a number; {what}")
+        if value <= 0:
+            raise InputError(f"budget {name}={value} is not positive; {what}")
+        if name == "latency" and value > 1:
+            raise InputError(f"budget latency={value} is not a fraction; {what}")
+        if dense_ms is not None:
+            limits.append(value * dense_ms if name == "latency" else float(value))
+    if timed(budget) and dense_ms is None:
+        raise InputError(
+            "a budget of latency needs times measured on this machine: give timing=sprig.Timing(...) to prune or "
+            "search, or a table of sprig.measure(...) to path.at"
+        )
+    return min(limits) if limits else None
 
 
 def hull(harm: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -71,13 +113,29 @@ def hull(harm: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.array(kept[::-1])
 
 
-class Allocator:
-    """All that budgets share. `sizes(budget)` is fast enough to be asked for many budgets."""
+class Model(Protocol):
+    """A cost as a function of the numbers of kept units."""
 
-    def __init__(self, graph: Graph, choices: Sequence[Choice]) -> None:
+    def __call__(self, kept: np.ndarray) -> float:
+        """The cost."""
+
+    def gradient(self, kept: np.ndarray) -> np.ndarray:
+        """What one unit of each group costs around there."""
+
+
+class Allocator:
+    """All that budgets share. `sizes(budget)` is fast enough to be asked for many budgets.
+
+    `more`: models of further units, e.g. milliseconds.
+    """
+
+    def __init__(
+        self, graph: Graph, choices: Sequence[Choice], more: Mapping[str, Model] | None = None
+    ) -> None:
         self.graph = graph
         self.choices = list(choices)
-        self.models = {unit: CostModel(graph, unit) for unit in FIELDS}
+        self.models: dict[str, Model] = {unit: CostModel(graph, unit) for unit in FIELDS}
+        self.models.update(more or {})
         self.full = np.array([g.size for g in graph.groups], dtype=float)
         self.descents: dict[str, tuple[np.ndarray, list[np.ndarray]]] = {}
         self.hulls = [hull(c.harm, c.sizes) for c in self.choices]
@@ -127,9 +185,10 @@ class Allocator:
         for unit, limit in limits.items():
             low, dense = self.models[unit](least), self.models[unit](self.full)
             if limit < low:
+                form = ",.3g" if unit == LATENCY else ",.0f"
                 raise InputError(
-                    f"budget {unit}={limit:,.0f} ({limit / dense:.1%} of the dense network) is below "
-                    f"what is reachable: with one step left in every group it is {low:,.0f} ({low / dense:.1%})"
+                    f"budget {unit}={limit:{form}} ({limit / dense:.1%} of the dense network) is below "
+                    f"what is reachable: with one step left in every group it is {low:{form}} ({low / dense:.1%})"
                 )
 
     def _over(self, kept: np.ndarray, limits: Mapping[str, float]) -> dict[str, float]:
@@ -196,7 +255,7 @@ class Allocator:
                     continue
                 step = choice.sizes[i + 1] - choice.sizes[i]
                 price = max(
-                    (slopes[u][g] * step / max(limits[u], 1.0) for u in limits), default=0.0
+                    (slopes[u][g] * step / max(limits[u], 1e-9) for u in limits), default=0.0
                 )
                 if any(slopes[u][g] * step > spare[u] for u in limits):
                     trial = kept.copy()
@@ -229,10 +288,12 @@ def steps(size: int, channels_per_unit: float, round_to: int) -> np.ndarray:
     return np.unique(np.append(found, size)).astype(int)
 
 
-def check_reachable(graph: Graph, limits: Mapping[str, float]) -> None:
+def check_reachable(
+    graph: Graph, limits: Mapping[str, float], more: Mapping[str, Model] | None = None
+) -> None:
     """Refuse a budget that no sizes meet, before anything is searched."""
     choices = [Choice(g.index, np.array([1, g.size]), np.zeros(2)) for g in graph.prunable]
     if not choices:
         reasons = sorted({g.reason or "" for g in graph.groups})
         raise InputError(f"nothing can be pruned in this model: {'; '.join(reasons[:3])}")
-    Allocator(graph, choices).reachable(limits)
+    Allocator(graph, choices, more).reachable(limits)

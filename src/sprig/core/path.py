@@ -1,16 +1,18 @@
 """What a search gives back: the order of every group, its harm at every size, and a plan for any budget."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from sprig.core.allocate import Allocator, Choice, steps, targets
+from sprig.core.allocate import LATENCY, Allocator, Choice, steps, targets, timed
 from sprig.core.cost import cost
 from sprig.core.errors import InputError
 from sprig.core.plan import Plan
+from sprig.core.timemodel import LatencyModel
+from sprig.core.timetable import TimeTable
 from sprig.core.types import Budget, Graph, GroupPath
 
 
@@ -33,9 +35,27 @@ class Path:
     record: Mapping[str, float] = field(
         default_factory=dict
     )  # figures of the search itself, for people to read
+    table: TimeTable | None = None  # measured times, for budgets of latency
 
     @cached_property
     def allocator(self) -> Allocator:
+        """For budgets without a limit on time."""
+        return Allocator(self.graph, self._choices())
+
+    @cached_property
+    def clock(self) -> Allocator:
+        """For budgets with one: it chooses from sizes that the table shows to be faster than larger ones."""
+        if self.table is None:
+            raise InputError("this path has no table of measured times")
+        model = LatencyModel(self.graph, self.table)
+        choices = []
+        for choice in self._choices():
+            sizes = model.offered(choice.group, choice.sizes)
+            at = np.searchsorted(choice.sizes, sizes)
+            choices.append(Choice(choice.group, sizes, choice.harm[at]))
+        return Allocator(self.graph, choices, {LATENCY: model})
+
+    def _choices(self) -> list[Choice]:
         if self.round_to < 1:
             raise InputError(f"round_to={self.round_to}: must be at least 1")
         choices = []
@@ -50,27 +70,39 @@ class Path:
         if not choices:
             reasons = sorted({g.reason or "" for g in self.graph.groups})
             raise InputError(f"nothing can be pruned in this model: {'; '.join(reasons[:3])}")
-        return Allocator(self.graph, choices)
+        return choices
 
-    def at(self, budget: Budget) -> Plan:
-        """The plan for a budget; the budget is never exceeded.
+    def at(self, budget: Budget, table: TimeTable | None = None) -> Plan:
+        """The plan for a budget; the budget is never exceeded. Of latency, what counts here is the prediction.
+
+        `table`: times to go by, instead of those that the path carries.
 
         Raises:
-            InputError: the budget is not positive, or below what is reachable (the message says what is).
+            InputError: the budget is not positive, or below what is reachable (the message says what is), or of
+                latency while there is no table.
         """
-        if budget.latency_ms is not None or budget.latency is not None:
-            raise InputError("latency budgets are not available yet; give macs=, params= or bytes=")
-        limits = targets(budget, self.graph)
-        sizes = (
-            self.allocator.sizes if self.harm else self.allocator.even
-        )  # nothing known: one fraction everywhere
+        if table is not None and table is not self.table:
+            return replace(self, table=table).at(budget)
+        slow = timed(budget)
+        limits = targets(budget, self.graph, dense_ms=self.dense_ms if slow else None)
+        return self.within(limits)
+
+    @property
+    def dense_ms(self) -> float | None:
+        """Predicted latency of the dense network; None without a table."""
+        return None if self.table is None else self.clock.models[LATENCY](self.clock.full)
+
+    def within(self, limits: Mapping[str, float]) -> Plan:
+        """The plan within absolute limits, see `targets`."""
+        allocator = self.clock if LATENCY in limits else self.allocator
+        sizes = allocator.sizes if self.harm else allocator.even  # nothing known: one fraction
         aim = dict(limits)
         while True:
             plan = self.plan(sizes(aim))
             over = {
                 u: plan.cost[u] / limit
                 for u, limit in limits.items()
-                if plan.cost[u] > limit * (1 + 1e-12)
+                if u in plan.cost and plan.cost[u] > limit * (1 + 1e-12)
             }
             if not over:
                 return plan

@@ -2,6 +2,7 @@
 
 from sprig.workflow.judging import quality
 from sprig.workflow.recheck import load, verify
+from sprig.workflow.speed import measure
 from sprig.workflow.story import Result, mask, prune, search, shrink
 
-__all__ = ["Result", "load", "mask", "prune", "quality", "search", "shrink", "verify"]
+__all__ = ["Result", "load", "mask", "measure", "prune", "quality", "search", "shrink", "verify"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sprig.core.allocate import check_reachable, targets
+from sprig.core.allocate import check_reachable
 from sprig.core.batches import as_batches
 from sprig.core.cost import shares
 from sprig.core.errors import InputError, StoreError
@@ -22,6 +22,7 @@ from sprig.core.store import save_run, sha256_file
 from sprig.core.surgery import mask as mask_with
 from sprig.core.surgery import shrink as shrink_with
 from sprig.core.surgery import shrink_
+from sprig.core.timing import Timing
 from sprig.core.tracing import trace
 from sprig.core.types import (
     Budget,
@@ -37,6 +38,7 @@ from sprig.methods import METHODS, Method
 from sprig.training.bn import reestimate_batch_norm
 from sprig.workflow.judging import curve, judge
 from sprig.workflow.recheck import EXAMPLE, SHAPES
+from sprig.workflow.speed import CLAIM, Speed
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +79,17 @@ def search(
     method: str = "refit",
     config: Any = None,
     round_to: int = 1,
+    timing: Timing | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Path:
-    """One calibration pass; the path it gives back answers every budget with `path.at(budget)`."""
+    """One calibration pass; the path it gives back answers every budget with `path.at(budget)`.
+
+    `timing`: also measure the layers on this machine, so that the path answers budgets of latency.
+    """
     bench, chosen, settings, _ = _bench(model, example_inputs, data, method, config, seed, progress)
-    return replace(chosen.search(bench, settings), round_to=round_to)
+    table, _ = Speed(bench, example_inputs, None, timing).begin(None)
+    return replace(chosen.search(bench, settings), round_to=round_to, table=table)
 
 
 def prune(
@@ -99,6 +106,7 @@ def prune(
     folder: RunFolder | str | os.PathLike[str] | None = None,
     resume: bool = False,
     round_to: int = 1,
+    timing: Timing | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Result:
@@ -108,7 +116,8 @@ def prune(
     batches (tensors, (input, target) pairs, dicts); where a batch has an `attention_mask`, padding is left out of all
     that is measured. Labels are used only by methods that say
     so. `folder`: write a restartable run there. `path`: a search made before. `eval_data`: what quality is measured
-    on; without it, agreement is measured on the calibration inputs and the record says so.
+    on; without it, agreement is measured on the calibration inputs and the record says so. `timing`: what a budget of
+    latency holds for; the layers are measured, the plan is confirmed end to end and corrected.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
@@ -122,14 +131,16 @@ def prune(
     )
     args, named = inputs_of(example_inputs)
     example: Example = named or args
-    limits = targets(budget, bench.graph) if budget is not None else {}
+    speed = Speed(bench, example, budget, timing)
+    limits = speed.limits()
     check_reachable(bench.graph, limits)
     if folder is not None:
         pack(example)  # refuse what no folder can hold before the work, not after it
     out = _open(folder, resume)
-    made = _settings(method, settings, budget, round_to, seed)
+    made = _settings(method, settings, budget, round_to, seed) | speed.settings
     if out is not None:
         out.keep("settings", made) if out.stage("settings") is None else _same_settings(out, made)
+    table, least = speed.begin(out)
 
     def searched() -> dict[str, Any]:
         found = path if path is not None else chosen.search(bench, settings)
@@ -146,9 +157,9 @@ def prune(
     found = Path(
         graph=bench.graph, groups=saved["groups"], harm=saved["harm"], method=method,
         config=made["config"], seed=seed, round_to=round_to, chosen=saved["chosen"],
-        record=saved["record"],
+        record=saved["record"], table=table,
     )  # fmt: skip
-    plan = found.at(budget) if budget is not None else found.own()
+    plan, trials = speed.plan(out, found, least)
 
     def realised() -> Outcome:
         outcome = chosen.realise(bench, plan, settings)
@@ -162,9 +173,10 @@ def prune(
     plan = outcome.plan
 
     def judged() -> dict[str, Any]:
-        return judge(
+        facts = judge(
             bench, found, plan, wide, small, example, limits, triples, eval_data, outcome.notes
         )
+        return speed.judged(facts, small, plan, table, trials)
 
     facts = out.once("facts", judged) if out is not None else judged()
     record = _record(bench, found, plan, model, made, facts)
@@ -286,6 +298,7 @@ def _record(
         "search": dict(path.record),
         "judged_on": facts["judged_on"],
         "model_class": type(model).__name__,
+        **{k: facts[k] for k in ("latency",) if k in facts},
     }
     return RunRecord(
         title=type(model).__name__,
@@ -312,7 +325,7 @@ def _write(folder: RunFolder, result: Result) -> None:
     limits = {
         c.name.removeprefix("budget-"): c.tolerance
         for c in certificate.claims
-        if c.name.startswith("budget-")
+        if c.name.startswith("budget-") and c.name != CLAIM
     }
     shapes = {
         n: list(t.shape)

@@ -1,0 +1,168 @@
+"""A budget in time, confirmed end to end: plan by the table, measure, correct the aim, plan again.
+
+A plan is confirmed on a plain shrunk copy: how long a network takes does not depend on the values of its weights, so
+nothing needs to be fitted to know it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sprig.core.allocate import LATENCY, latency_limit, targets
+from sprig.core.errors import InputError
+from sprig.core.example import Example
+from sprig.core.path import Path
+from sprig.core.plan import Plan
+from sprig.core.surgery import shrink
+from sprig.core.timemodel import LatencyModel
+from sprig.core.timerun import compare
+from sprig.core.timetable import TimeTable
+from sprig.core.timing import Timing, brief
+from sprig.core.types import Budget, Graph
+from sprig.core.workbench import Progress, Workbench
+
+OVER, UNDER = 1.02, 0.95  # a plan is taken when what it takes lies so near the limit
+AIM = 0.99  # where a correction aims, in shares of the limit
+TRIES = 5
+
+Pair = Callable[[Plan], Mapping[str, float]]  # a plan -> both networks measured in turn
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a budget allows in time."""
+
+    latency: float | None
+    latency_ms: float | None
+
+    def excess(self, seen: Mapping[str, float]) -> float:
+        """What was measured over what is allowed; the stricter of the two."""
+        found = [seen["ratio"] / self.latency] if self.latency is not None else []
+        if self.latency_ms is not None:
+            found.append(seen["small_ms"] / self.latency_ms)
+        return max(found)
+
+    def dense(self, seen: Mapping[str, float]) -> float:
+        """The same for the dense network."""
+        return self.excess({"ratio": 1.0, "small_ms": seen["dense_ms"]})
+
+    def words(self) -> str:
+        parts = [f"latency={self.latency:g}"] if self.latency is not None else []
+        parts += [f"latency_ms={self.latency_ms:g}"] if self.latency_ms is not None else []
+        return ", ".join(parts)
+
+
+def target_of(budget: Budget) -> Target | None:
+    """The part of a budget that speaks of time."""
+    latency_limit(budget, 1.0)  # refuses what makes no sense
+    if budget.latency is None and budget.latency_ms is None:
+        return None
+    return Target(budget.latency, budget.latency_ms)
+
+
+def pairing(bench: Workbench, example: Example, timing: Timing) -> Pair:
+    """How a plan is measured: on a plain shrunk copy, beside the dense network."""
+    return lambda plan: compare(
+        bench.model, shrink(bench.model, plan, bench.graph), example, timing
+    )
+
+
+def smallest(graph: Graph, table: TimeTable) -> tuple[Plan, float]:
+    """The least that can be kept, and what the table says of it."""
+    keep = {g.name: (0,) for g in graph.prunable}
+    if not keep:
+        reasons = sorted({g.reason or "" for g in graph.groups})
+        raise InputError(f"nothing can be pruned in this model: {'; '.join(reasons[:3])}")
+    plan = Plan(keep, {g.name: g.size for g in graph.prunable}, graph.fingerprint)
+    model = LatencyModel(graph, table)
+    return plan, model(kept_of(plan, graph))
+
+
+def check_time(graph: Graph, table: TimeTable, target: Target, pair: Pair) -> dict[str, float]:
+    """Measure the smallest network there is, before anything is searched; refuse a target below it."""
+    plan, predicted = smallest(graph, table)
+    seen = pair(plan)
+    if target.excess(seen) > OVER:
+        raise InputError(
+            f"budget {target.words()} is below what is reachable: with one unit left in every group the network takes "
+            f"{seen['small_ms']:.3g} ms of {seen['dense_ms']:.3g} ms ({seen['ratio']:.1%}), "
+            f"{brief(table.setting)}"
+        )
+    return {**seen, "predicted_ms": predicted}
+
+
+def confirm(
+    path: Path, budget: Budget, target: Target, pair: Pair, least: Mapping[str, float],
+    progress: Progress,
+) -> tuple[Plan, list[dict[str, float]]]:  # fmt: skip
+    """The plan whose measured time meets the target, and all trials, the chosen one last.
+
+    What the table predicts is held against what is measured at known points (the dense network, the smallest one, the
+    trials); the line between the two nearest says where to aim next.
+    """
+    clock = path.clock
+    dense = clock.models[LATENCY](clock.full)
+    floor = clock.models[LATENCY](clock.least()) * (1 + 1e-9)
+    ends = [(dense, target.dense(least)), (least["predicted_ms"], target.excess(least))]
+    plain = replace(budget, latency=None, latency_ms=None)
+    other = targets(plain, path.graph) if plain != Budget() else {}
+    tried: dict[str, tuple[Plan, dict[str, float]]] = {}
+    every: dict[str, list[dict[str, float]]] = {}
+    for number in range(TRIES):
+        progress("confirming the latency", number, TRIES)
+        points = [(row["predicted_ms"], row["excess"]) for _, row in tried.values()]
+        aim = max(floor, min(dense, _aim([*ends, *points])))
+        plan = path.within({**other, LATENCY: aim})
+        predicted = clock.models[LATENCY](kept_of(plan, path.graph))
+        seen = dict(pair(plan))
+        row = {**seen, "predicted_ms": predicted, "excess": target.excess(seen)}
+        again = every.setdefault(plan.hash, [])
+        again.append(
+            row
+        )  # of a plan that comes up again the lower median counts: one hiccup does not
+        row = sorted(again, key=lambda r: r["excess"])[(len(again) - 1) // 2]
+        tried[plan.hash] = plan, row
+        bound = (
+            predicted < UNDER * aim or aim >= dense
+        )  # another limit binds, or nothing has to leave
+        if row["excess"] <= OVER and (row["excess"] >= UNDER or bound):
+            break
+    progress("confirming the latency", TRIES, TRIES)
+    within = [t for t in tried.values() if t[1]["excess"] <= OVER]
+    if within:
+        chosen = max(within, key=lambda t: t[1]["excess"])
+    else:  # missed: the claim that is made from the last measurement will say so
+        chosen = min(tried.values(), key=lambda t: t[1]["excess"])
+    rest = [row for plan, row in tried.values() if plan is not chosen[0]]
+    return chosen[0], [*rest, chosen[1]]
+
+
+def _aim(points: list[tuple[float, float]]) -> float:
+    """Predicted milliseconds at which the measured excess is expected to be `AIM`.
+
+    The line through the two points nearest to it, as long as it stays between the points that enclose it.
+    """
+    below = [p for p in points if p[1] <= AIM]
+    above = [p for p in points if p[1] > AIM]
+    near = sorted(points, key=lambda p: abs(p[1] - AIM))[:2]
+    if not below or not above:
+        return _line(*near)
+    left, right = max(below, key=lambda p: p[1]), min(above, key=lambda p: p[1])
+    margin = 0.1 * (right[0] - left[0])
+    found = _line(*near)
+    if min(left[0], right[0]) + abs(margin) <= found <= max(left[0], right[0]) - abs(margin):
+        return found
+    return _line(left, right)
+
+
+def _line(one: tuple[float, float], two: tuple[float, float]) -> float:
+    rise = two[1] - one[1]
+    if abs(rise) < 1e-9 or (two[0] - one[0]) * rise <= 0:  # noise turned them round
+        return one[0] * AIM / max(one[1], 1e-9)
+    return one[0] + (AIM - one[1]) * (two[0] - one[0]) / rise
+
+
+def kept_of(plan: Plan, graph: Graph) -> np.ndarray:
+    """Units kept per group."""
+    return np.array([len(plan.keep.get(g.name, range(g.size))) for g in graph.groups], dtype=float)
