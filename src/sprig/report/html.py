@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 from sprig.core.types import Certificate, Claim, GroupRow, RunRecord
 from sprig.report import facts, network, plots
 from sprig.report import numbers as n
+from sprig.report.speed import speed
 from sprig.report.svg import thin
 from sprig.report.words import GLOSSARY
 
@@ -83,6 +84,7 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "tiles": _tiles(table),
         "measured": any(line.key.startswith("quality.") for line in table),
         "timed": any(line.key.startswith("latency_ms.") for line in table),
+        "speed": speed(record),
         "profile": network.profile(rows) if rows else None,
         "rows": [network.network_row(row, largest) for row in rows],
         "cut": sum(len(row.kept) < row.size for row in rows),
@@ -101,7 +103,7 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "hashes": dict(record.certificate.hashes) if record.certificate else {},
         "versions": dict(record.certificate.versions) if record.certificate else {},
         "plan": _plan(record),
-        "config": flatten(record.config),
+        "config": flatten({k: v for k, v in record.config.items() if k != "latency"}),
         "snippet": python_snippet(record.config),
         "payload": _payload(rows, scale.low, scale.high, most=most),
     }

@@ -7,6 +7,7 @@ from rich.text import Text
 from sprig.core.types import GroupRow, RunRecord
 from sprig.report import facts
 from sprig.report import numbers as n
+from sprig.report.speed import speed
 
 WIDTH = 80
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -20,6 +21,9 @@ def render_table(record: RunRecord, *, groups: int | None = 40) -> RenderableTyp
         parts.append(Text(facts.caveat(record), "yellow"))
     if facts.effort(record):
         parts.append(Text(facts.effort(record), "dim"))
+    timed = speed(record)
+    if timed is not None:
+        parts.append(Text(timed.story, "dim"))
     parts += [Text(), amounts(record)]
     if record.groups:
         parts += [Text(), group_table(record.groups, most=groups)]
