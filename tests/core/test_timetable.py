@@ -159,9 +159,11 @@ def test_what_no_call_accounts_for_stays_or_is_spread(
 ) -> None:
     calls = len(layers(graph, graph.program))
     little = measure(net, example, graph, timing(tmp_path), gauge=Gauge(), watch=Watch(beside=1e-3))
-    assert little.overhead == pytest.approx(1e-3)
+    assert little.overhead == pytest.approx(1e-3) and little.level == pytest.approx(1.0)
+    calls_ms = little.dense_ms - 1e-3
     much = measure(net, example, graph, timing(tmp_path), gauge=Gauge(), watch=Watch(beside=99.0))
     assert much.overhead == pytest.approx(0.01 * calls)
+    assert much.level == pytest.approx((99.0 + calls_ms) / (0.01 * calls + calls_ms))
     model = LatencyModel(graph, much)
     assert model(model.sizes) == pytest.approx(much.dense_ms)
 

@@ -248,6 +248,7 @@ def test_prune_records_what_was_measured(made_up: Machine, tmp_path: Path) -> No
         made_up.model(made_up.model.sizes)
     )
     assert sum(r["predicted_ms"] for r in layers.values()) == pytest.approx(found["predicted_ms"])
+    assert made_up.model.table.level == pytest.approx(1.0)
     assert all(row["measured_ms"] > 0 for row in layers.values())
     claim = next(c for c in result.certificate.claims if c.name == "budget-latency_ms")
     assert claim.passed and claim.value == found["measured"]["ratio"] and claim.tolerance == 0.525

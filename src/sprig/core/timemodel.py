@@ -49,10 +49,10 @@ class LatencyModel:
 
     def __call__(self, kept: np.ndarray) -> float:
         """Milliseconds when group g keeps kept[g] units."""
-        return float(self.layers(kept).sum() + self.table.overhead)
+        return float(self.layers(kept).sum() + self.table.overhead) * self.table.level
 
     def layers(self, kept: np.ndarray) -> np.ndarray:
-        """Milliseconds of each layer of the table."""
+        """Milliseconds of each layer of the table, inside the network."""
         every = np.arange(len(self.ms))
         kept = np.asarray(kept, dtype=float)
         return self._times(every, self.inside.widths(kept), self.outside.widths(kept))
@@ -71,7 +71,7 @@ class LatencyModel:
             outside[layer] - self.outside.slope[layer, group] * stride[group],
         )
         gain = np.bincount(group, weights=now[layer] - then, minlength=self.groups)
-        return gain / stride
+        return gain / stride * self.table.level
 
     def offered(self, group: int, sizes: np.ndarray) -> np.ndarray:
         """The sizes worth choosing from: each makes the group's layers faster than the next larger one kept.

@@ -57,7 +57,8 @@ class TimeTable:
     setting: Mapping[str, Any]
     layers: tuple[LayerTime, ...]
     steps: Mapping[str, tuple[float, ...]]  # family and side -> time between two multiples of 16
-    overhead: float  # milliseconds that no call accounts for
+    overhead: float  # milliseconds between the calls, the same at all widths
+    level: float  # the dense network end to end, over its calls and what is between them
     dense_ms: float  # end to end
     note: str  # what stands for what
 
@@ -106,8 +107,9 @@ def measure(
     steps = {
         side: _steps([known.get(op.key, math.nan) for op in ops]) for side, ops in rippled.items()
     }
-    rows, overhead, note = _levelled(rows, seen, timing)
-    return TimeTable(graph.fingerprint, setting, tuple(rows), steps, overhead, seen.whole_ms, note)
+    rows, overhead, level, note = _levelled(rows, seen, timing)
+    whole = seen.whole_ms
+    return TimeTable(graph.fingerprint, setting, tuple(rows), steps, overhead, level, whole, note)
 
 
 def _same_program(graph: Graph, found: Sequence[Layer]) -> None:
@@ -200,7 +202,7 @@ def _steps(times: Sequence[float]) -> tuple[float, ...]:
 
 def _levelled(
     rows: list[LayerTime], seen: Observed, timing: Timing
-) -> tuple[list[LayerTime], float, str]:
+) -> tuple[list[LayerTime], float, float, str]:
     """Times alone, brought to the level of the times in the network."""
     alone = np.array([row.ms[-1][-1] for row in rows])
     if seen.node_ms:
@@ -208,10 +210,8 @@ def _levelled(
         rows = [_seen(row, float(ms)) for row, ms in zip(rows, there, strict=True)]
         total = float(there.sum())
         fixed = min(max(seen.whole_ms - total, 0.0), PYTHON * len(rows))
-        share = (seen.whole_ms - fixed) / max(total, 1e-9)
-        rows = [replace(row, factor=row.factor * share) for row in rows]
         note = "each call measured alone over its widths, and inside the dense network"
-        return rows, fixed, note
+        return rows, fixed, seen.whole_ms / max(total + fixed, 1e-9), note
     known = np.nan_to_num(alone)
     heavy = np.array([row.kind in ("conv", "depthwise", "linear") for row in rows])
     rest = seen.whole_ms - float(known[heavy].sum())
@@ -232,7 +232,7 @@ def _levelled(
         else replace(row, ms=((0.0,),), grid_in=row.grid_in[-1:])
         for row, f, a in zip(rows, factors, alone, strict=True)
     ]
-    return made, 0.0, note
+    return made, 0.0, 1.0, note
 
 
 def _seen(row: LayerTime, ms: float) -> LayerTime:
