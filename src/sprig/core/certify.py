@@ -160,8 +160,11 @@ def layer_errors(
     """Error of every consumer's kept outputs, pruned against dense, on stated inputs. A figure, not a promise."""
     replay, graph = bench.replay, bench.graph
     weights, masks = state_of(small_wide), plan.masks(graph)
-    rows = {s.tensor: s.axis.keep(masks) for s in graph.slots if s.dim == 0}
-    kept = {c.node: rows.get(c.weight, np.ones(c.out, dtype=bool)) for c in graph.consumers}
+    rows = {(s.tensor, s.dim): s.axis.keep(masks) for s in graph.slots}
+    kept = {
+        c.node: rows.get((c.weight, int(c.transposed)), np.ones(c.out, dtype=bool))
+        for c in graph.consumers
+    }
     layer_of = {c.node: c.weight for c in graph.consumers}
     axis_of = {c.node: 1 if c.kind == "conv" else -1 for c in graph.consumers}
     sums = {n: np.zeros((4, int(k.sum()))) for n, k in kept.items()}  # count, lost, sum, squares

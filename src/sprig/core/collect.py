@@ -78,7 +78,7 @@ def collect(
     sums: dict[str, tuple[Accumulator, Accumulator]] = {}
     limits: dict[str, int] = {}
     for c in wanted:
-        weight = bench.weights[c.weight]
+        weight = c.matrix(bench.weights)
         columns = weight[0].numel()
         sums[c.node] = tuple(  # type: ignore[assignment]
             Accumulator(
@@ -96,11 +96,11 @@ def collect(
 
     def watcher(c: Consumer, chunk: Chunk, half: int) -> Any:
         def watch(inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            keep = live_rows(bench, inputs[0], chunk.rows)
-            live = bench.live_tokens(chunk, inputs[0], c.weight)
+            keep = live_rows(bench, inputs[c.argument], chunk.rows)
+            live = bench.live_tokens(chunk, inputs[c.argument], c.weight)
             share = -(-limits[c.node] * chunk.rows // bench.samples)  # a part chunk gives its part
-            weight = bench.weights[c.weight]
-            x, _ = consumer_rows(c, weight, inputs[0], keep, share, generator, live)
+            weight = c.matrix(bench.weights)
+            x, _ = consumer_rows(c, weight, inputs[c.argument], keep, share, generator, live)
             sums[c.node][half].add(x)
 
         return watch

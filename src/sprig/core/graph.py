@@ -63,12 +63,15 @@ def walk(program: torch.export.ExportedProgram, flow: Flow) -> None:
     """Carry labels through every node of a program, in order."""
     flow.params.clear()
     flow.values.clear()
+    flow.buffers.clear()
     named: dict[str, Any] = dict(program.graph_signature.inputs_to_parameters)
     named.update(program.graph_signature.inputs_to_buffers)
     for node in program.graph.nodes:
         if node.op == "placeholder":
             if node.name in named:
                 flow.params[node] = flow.canonical.get(named[node.name], named[node.name])
+                if node.name in program.graph_signature.inputs_to_buffers:
+                    flow.buffers.add(node)
             else:
                 flow.values[node] = flow.none(node)
         elif node.op == "call_function" and _has_tensor(node):
@@ -212,7 +215,7 @@ class _Builder:
         order = {node: i for i, node in enumerate(self.program.graph.nodes)}
         found = []
         for note in self.flow.contractions:
-            if note.mixes and note.in_labels.any() and not note.transposed:
+            if note.mixes and note.in_labels.any():
                 found.append(
                     Consumer(
                         node=note.node.name,
@@ -228,6 +231,8 @@ class _Builder:
                         padding=note.padding,
                         dilation=note.dilation,
                         norm=self._norm_behind(note),
+                        transposed=note.transposed,
+                        argument=note.argument,
                     )
                 )
         return tuple(sorted(found, key=lambda c: c.order))

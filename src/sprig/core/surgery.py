@@ -148,6 +148,14 @@ def renumber(module: nn.Module, attr: str, old: tuple[int, ...]) -> None:
         if isinstance(module, kind):
             follow(module, attr, old)
             return
+    if attr == "weight" and getattr(module, "nf", None) == old[-1] and len(old) == 2:
+        _transposed(module)  # transformers' Conv1D, known by its number: x @ weight of shape (in, out)
+
+
+def _transposed(module: Any) -> None:
+    module.nf = module.weight.shape[1]
+    if hasattr(module, "nx"):
+        module.nx = module.weight.shape[0]
 
 
 def _conv(module: Any, attr: str, old: tuple[int, ...]) -> None:

@@ -74,6 +74,17 @@ class Consumer:
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     norm: str | None = None  # prefix of the batch norm that alone reads the output, if there is one
+    transposed: bool = False  # the weight is (in, out), as in GPT-2
+    argument: int = 0  # which argument of the node is the input
+
+    def matrix(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """The weight with the outputs first."""
+        weight = weights[self.weight]
+        return weight.mT if self.transposed else weight
+
+    def stored(self, matrix: Tensor, old: Tensor) -> Tensor:
+        """A weight with the outputs first, as the tensor `old` keeps it."""
+        return (matrix.mT.contiguous() if self.transposed else matrix.reshape(old.shape)).to(old)
 
     @property
     def groups(self) -> tuple[int, ...]:

@@ -121,7 +121,7 @@ def linear_transposed(flow: Flow, node: fx.Node, x: Any, w: Any, b: Any) -> Any:
         flow.contractions.append(
             ContractionNote(
                 node, "linear", weight, bias, inside, rows, 1, ins,
-                math.prod(shape[:-1]) / flow.batch, True, transposed=True,
+                math.prod(shape[:-1]) / flow.batch, True, transposed=True, argument=int(b is not None),
             )
         )  # fmt: skip
     return rows.reshape([1] * (len(shape) - 1) + [-1])

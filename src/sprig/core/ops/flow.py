@@ -86,6 +86,7 @@ class ContractionNote:
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     transposed: bool = False  # the weight is (in, out)
+    argument: int = 0  # which argument of the node is the input
 
 
 @dataclass
@@ -119,6 +120,8 @@ class Flow:
     products: list[ProductNote] = field(default_factory=list)
     numbers: list[NumberNote] = field(default_factory=list)
     splits: list[Labels] = field(default_factory=list)
+    buffers: set[fx.Node] = field(default_factory=set)  # labelled only by what they meet
+    extents: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)  # see `extent`
     classes: Classes = field(default_factory=Classes)
     slots: list[SlotNote] = field(default_factory=list)
     contractions: list[ContractionNote] = field(default_factory=list)
@@ -135,6 +138,10 @@ class Flow:
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         return tuple(int(s) for s in node.meta["val"].shape)
 
+    def extent(self, node: fx.Node) -> tuple[int, ...]:
+        """The shape, with 1 for dimensions along which the tensor is known to be constant, e.g. zeros."""
+        return self.extents.get(node, self.shape(node))
+
     def is_tensor(self, arg: Any) -> bool:
         return isinstance(arg, fx.Node) and hasattr(arg.meta.get("val"), "shape")
 
@@ -144,7 +151,7 @@ class Flow:
             found: Labels = self.values[node]
             return found
         shape = self.shape(node)
-        if node in self.params:
+        if node in self.params and node not in self.buffers:
             long = self.long_dims(node)
             if len(long) == 1:
                 along = self.dim(self.params[node], long[0], shape[long[0]], "follower")

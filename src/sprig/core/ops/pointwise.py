@@ -14,6 +14,8 @@ def unary(flow: Flow, node: fx.Node) -> Any:
     if len(operands) != 1 and op_name(node) not in ONE_OPERAND:
         return elementwise(flow, node)
     labels = flow.labels(operands[0])
+    if operands[0] in flow.extents:
+        flow.extents[node] = flow.extents[operands[0]]
     value = node.meta.get("val")
     return [labels] * len(value) if isinstance(value, list | tuple) else labels
 
@@ -24,7 +26,7 @@ def elementwise(flow: Flow, node: fx.Node) -> Any:
     if isinstance(node.meta.get("val"), list | tuple):
         return refuse(flow, node)
     shape = flow.shape(node)
-    lifted = [_lift(_operand(flow, a), flow.shape(a), len(shape)) for a in operands]
+    lifted = [_lift(_operand(flow, a), flow.extent(a), len(shape)) for a in operands]
     # a parameter with more than one long dimension takes its labels from what it meets
     result: Labels = np.zeros([1] * len(shape), dtype=np.int64)
     result_size: tuple[int, ...] = (1,) * len(shape)
@@ -37,7 +39,15 @@ def elementwise(flow: Flow, node: fx.Node) -> Any:
             _meet(flow, node, result, result_size, labels, size),
             _join(result_size, size),
         )
+    if result_size != shape:
+        flow.extents[node] = result_size
     return result
+
+
+def constant(flow: Flow, node: fx.Node) -> Any:
+    """zeros, ones, full: the same everywhere, so that it meets channels like a number."""
+    flow.extents[node] = (1,) * len(flow.shape(node))
+    return flow.none(node)
 
 
 def meet(
@@ -46,7 +56,7 @@ def meet(
     """Labels of a result (of `shape`, else the node's) to which another operand is added."""
     size = flow.shape(node) if shape is None else shape
     mine = (labels, size)
-    theirs = _lift(_operand(flow, other), flow.shape(other), len(size))
+    theirs = _lift(_operand(flow, other), flow.extent(other), len(size))
     if other in flow.params and not theirs[0].any():
         theirs = (_adopt(flow, other, labels, theirs[1]), theirs[1])
     return _meet(flow, node, *mine, *theirs)
@@ -54,7 +64,7 @@ def meet(
 
 def _operand(flow: Flow, node: fx.Node) -> Labels:
     """Labels of an operand; a parameter with several long dimensions waits for what it meets (`_adopt`)."""
-    if node in flow.params and len(flow.long_dims(node)) > 1:
+    if node in flow.buffers or (node in flow.params and len(flow.long_dims(node)) > 1):
         return np.zeros([1] * len(flow.shape(node)), dtype=np.int64)
     return flow.labels(node)
 
@@ -152,6 +162,9 @@ BINARY = (
 ROWS: dict[str, Any] = {
     **{name: unary for name in UNARY},
     **{name: elementwise for name in BINARY},
+    **dict.fromkeys(
+        ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "scalar_tensor"), constant
+    ),
     "prelu": prelu,
     "_prelu_kernel": elementwise,
 }

@@ -110,6 +110,8 @@ def squeeze(flow: Flow, node: fx.Node) -> Labels:
 
 def expand(flow: Flow, node: fx.Node) -> Labels:
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
+    old = flow.extent(node.args[0])  # type: ignore[arg-type]
+    flow.extents[node] = (1,) * (len(flow.shape(node)) - len(old)) + tuple(old)
     return labels.reshape([1] * (len(flow.shape(node)) - labels.ndim) + list(labels.shape))
 
 
@@ -173,6 +175,9 @@ def split(flow: Flow, node: fx.Node) -> Any:
     else:
         labels = flow.whole(labels, [dim], node, f"channels are split into unequal parts {lengths}")
         return [labels] * len(lengths)
+    if flow.counting and len(set(lengths)) == 1:
+        line = np.moveaxis(parts[0], dim, 0).reshape(lengths[0], -1)
+        flow.numbers.append(NumberNote(module_of(node), lengths[0], line, "width"))
     return [flow.compact(p) for p in parts]
 
 

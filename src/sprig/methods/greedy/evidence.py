@@ -43,7 +43,7 @@ def problems(
         problem = ConsumerProblem(
             moments[consumer.node],
             unit_columns(consumer, group.index),
-            own=None if len(moments[consumer.node].target_mean) else bench.weights[consumer.weight],
+            own=None if len(moments[consumer.node].target_mean) else consumer.matrix(bench.weights),
             metric=norm_metric(bench, consumer),
             centred=centred(bench, consumer),
         )
@@ -150,7 +150,7 @@ class Evidence:
         """Of every consumer of a group, by node, with the consumer's own output as the target."""
         consumers = [self.bench.graph.consumers[i] for i in group.consumers]
         moments = self.whole if whole else self.fitted
-        return {c.node: moments[c.node].own(self.bench.weights[c.weight]) for c in consumers}
+        return {c.node: moments[c.node].own(c.matrix(self.bench.weights)) for c in consumers}
 
 
 def evidence(bench: Workbench, *, ridge: float | None, per_column: float, least: int) -> Evidence:
@@ -161,7 +161,7 @@ def evidence(bench: Workbench, *, ridge: float | None, per_column: float, least:
     fitted, whole = {}, {}
     for consumer in consumers:
         a, b = parts.pop(consumer.node)
-        weight = bench.weights[consumer.weight]
+        weight = consumer.matrix(bench.weights)
         strength = ridge if ridge is not None else judged_ridge(
             a, b, weight, stronger(a, weight, consumer.block), metric=norm_metric(bench, consumer)
         )  # fmt: skip
@@ -185,7 +185,7 @@ def write(
 ) -> None:
     """Put a solution into tensors of the original shapes. `own`: the targets were without the bias."""
     old = dense[consumer.weight]
-    out[consumer.weight] = weight.reshape(old.shape).to(old)
+    out[consumer.weight] = consumer.stored(weight, old)
     if consumer.bias is not None:
         start = dense[consumer.bias].double() if own else 0.0
         out[consumer.bias] = (start + bias).to(dense[consumer.bias])

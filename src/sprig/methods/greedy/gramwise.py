@@ -193,14 +193,14 @@ def folded(
         if not set(consumer.groups) & set(alphas):
             continue
         weight = bench.weights[consumer.weight]
-        old = weight.detach().flatten(1).double()
+        old = consumer.matrix(bench.weights).detach().flatten(1).double()
         scale = torch.ones(old.shape[1], dtype=torch.float64)
         for group in consumer.groups:
             if group in alphas:
                 unit = unit_columns(consumer, group)
                 scale = torch.where(unit < 0, scale, alphas[group][unit] * scale)
         scale = scale.to(old.device)
-        out[consumer.weight] = (old * scale).reshape(weight.shape).to(weight)
+        out[consumer.weight] = consumer.stored(old * scale, weight)
         if centred(bench, consumer):
             mean = moments[consumer.node].mean.to(old)
             missing = old @ ((1 - scale) * mean)

@@ -39,6 +39,7 @@ class _Gated:
     name: str
     weight: Tensor  # as it is now
     unit: Tensor  # (inputs,) unit of the group, C for channels of others
+    along: int  # dimension of the inputs
 
 
 class Gates:
@@ -62,7 +63,7 @@ class Gates:
             mine = torch.from_numpy(consumer.axis.group == group.index)
             unit = torch.from_numpy(consumer.axis.unit).masked_fill(~mine, group.size)
             weight = self.weights[consumer.weight]
-            self.gated.append(_Gated(consumer.weight, weight, unit.to(weight.device)))
+            self.gated.append(_Gated(consumer.weight, weight, unit.to(weight.device), int(not consumer.transposed)))
 
     def overrides(self, factors: Tensor) -> dict[str, Tensor]:
         """The consumers' weights with these factors (size,), in the original shapes."""
@@ -70,7 +71,8 @@ class Gates:
         out = {}
         for g in self.gated:
             scale = padded.to(g.weight)[g.unit]
-            out[g.name] = g.weight * scale.reshape([1, -1] + [1] * (g.weight.dim() - 2))
+            shape = [-1 if d == g.along else 1 for d in range(g.weight.dim())]
+            out[g.name] = g.weight * scale.reshape(shape)
         return out
 
     def fold(self, factors: Tensor) -> None:

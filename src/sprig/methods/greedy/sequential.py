@@ -154,12 +154,13 @@ class Sequential:
         """A weight with several uses is not solved again: its columns are zeroed."""
         keep = torch.from_numpy(consumer.axis.keep(self.masks))
         old = self.weights[consumer.weight]
-        new = old * keep.to(old).reshape([1, -1] + [1] * (old.dim() - 2))
+        shape = [-1, 1] if consumer.transposed else [1, -1] + [1] * (old.dim() - 2)
+        new = old * keep.to(old).reshape(shape)
         self.weights[consumer.weight] = self.changed[consumer.weight] = new
 
     def visit(self, consumer: Consumer) -> None:
         first, second = self.moments(consumer)
-        weight = self.bench.weights[consumer.weight]
+        weight = consumer.matrix(self.bench.weights)
         keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
         ridge = self.ridge
         if ridge is None:
@@ -208,7 +209,7 @@ class Sequential:
         """Pruned inputs against original outputs, the chunks that judge last."""
         bench, replay = self.bench, self.bench.replay
         at = replay.index[consumer.node]
-        old = bench.weights[consumer.weight]
+        old = consumer.matrix(bench.weights)
         sums = [
             Accumulator(
                 old[0].numel(),
@@ -224,7 +225,7 @@ class Sequential:
         for j, chunk in enumerate(bench.chunks):
             self.dense[j] = replay.advance(self.dense[j], bench.weights, at)
             self.pruned[j] = replay.advance(self.pruned[j], self.weights, at)
-            x = self.pruned[j].values[replay.nodes[at].args[0]]
+            x = self.pruned[j].values[replay.nodes[at].args[consumer.argument]]
             keep = live_rows(bench, x, chunk.rows)
             live = bench.live_tokens(chunk, x, consumer.weight)
             rows, where = consumer_rows(consumer, old, x, keep, limit, self.generator, live)
