@@ -30,7 +30,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_configuration_makes_a_model() -> None:
     model = build(BERT)
     assert type(model).__name__ == "BertModel" and not model.training
-    assert model.config.intermediate_size == 24 and model.config.use_cache is False
+    assert model.config.intermediate_size == 24
     out = model(torch.zeros(2, 3, dtype=torch.long)).last_hidden_state
     assert out.shape == (2, 3, 32)
 
@@ -46,8 +46,8 @@ def test_seed_makes_the_weights() -> None:
 def test_classes_options_and_nested_keys() -> None:
     model = build(BERT + "&class=BertForSequenceClassification", num_classes=5)
     assert model.classifier.out_features == 5
-    model = build(BERT, num_attention_heads=4, use_cache=True)
-    assert model.config.num_attention_heads == 4 and model.config.use_cache is True
+    model = build(BERT, num_attention_heads=4, use_cache=False)
+    assert model.config.num_attention_heads == 4 and model.config.use_cache is False
     model = build(BERT + "&attn_implementation=eager")
     assert model.config._attn_implementation == "eager"
     model = build("hf:gpt2?hidden_size=32&num_hidden_layers=1&n_head=2&vocab_size=40&n_positions=8")
@@ -58,6 +58,17 @@ def test_classes_options_and_nested_keys() -> None:
     clip = build(f"hf:clip?{parts}&text_config.vocab_size=40&vision_config.image_size=32")
     assert clip.config.text_config.hidden_size == clip.config.vision_config.hidden_size == 32
     assert image_spec(clip, "hf:clip") == ImageSpec(size=(32, 32), channels=3)
+
+
+def test_what_follows_from_a_key_is_not_the_default_of_the_type() -> None:
+    llama = build(
+        "hf:llama?hidden_size=32&num_attention_heads=4&num_hidden_layers=1&vocab_size=40&intermediate_size=24"
+    )
+    assert llama.config.head_dim == 8 and llama.config.num_key_value_heads == 4
+    t5 = build(
+        "hf:t5?d_model=16&num_heads=2&num_layers=1&vocab_size=40&feed_forward_proj=gated-gelu"
+    )
+    assert t5.config.num_decoder_layers == 1 and t5.config.is_gated_act
 
 
 @pytest.mark.parametrize(
@@ -87,7 +98,7 @@ def test_a_folder_comes_back(tmp_path) -> None:
     again = build(f"hf:{tmp_path / 'a'}")
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
-    assert folder_of(f"{tmp_path / 'a'}?use_cache=true") == tmp_path / "a"
+    assert folder_of(f"{tmp_path / 'a'}?use_cache=false") == tmp_path / "a"
     with pytest.raises(StoreError, match=r"no classifier.bias, classifier.weight.*class="):
         build(f"hf:{tmp_path / 'a'}?class=BertForSequenceClassification")
 

@@ -29,6 +29,7 @@ def capture(
             f"the model cannot be deep-copied ({_line(error)}); sprig works on a copy so that yours stays as it is: "
             "detach tensors that the module keeps from an earlier forward pass"
         ) from error
+    _without_caches(twin)
     try:
         own = pytree.tree_map(_apart, (tuple(args), dict(kwargs or {})))
         with warnings.catch_warnings(), torch.no_grad():
@@ -41,6 +42,14 @@ def capture(
             f"the model cannot be exported at {_where(error)}: {_line(error)}; make that line independent of "
             "the values in tensors, or prune a submodule without it"
         ) from error
+
+
+def _without_caches(twin: nn.Module) -> None:
+    """Keys and values for later calls are no part of the answer: language models leave them out when told so."""
+    for module in twin.modules():
+        config = getattr(module, "config", None)
+        if getattr(config, "use_cache", None) is True:
+            config.use_cache = False  # type: ignore[union-attr]  # the copy's own
 
 
 def inlined(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

@@ -149,7 +149,9 @@ def renumber(module: nn.Module, attr: str, old: tuple[int, ...]) -> None:
             follow(module, attr, old)
             return
     if attr == "weight" and getattr(module, "nf", None) == old[-1] and len(old) == 2:
-        _transposed(module)  # transformers' Conv1D, known by its number: x @ weight of shape (in, out)
+        _transposed(
+            module
+        )  # transformers' Conv1D, known by its number: x @ weight of shape (in, out)
 
 
 def _transposed(module: Any) -> None:

