@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sprig.core.collect import WIDE
-from sprig.core.path import Path
+from sprig.core.path import Path, with_cost
 from sprig.core.plan import Plan
 from sprig.core.sensitivity import Trial, interpolate, measure
 from sprig.core.stats import Moments
@@ -21,10 +21,12 @@ from sprig.core.types import Group, GroupPath, Outcome
 from sprig.core.workbench import Workbench
 from sprig.methods.greedy.bounds import floor, submodularity_ratio
 from sprig.methods.greedy.evidence import Evidence, evidence, problems, write
+from sprig.methods.greedy.exchange import swap
 from sprig.methods.greedy.problem import solve
 from sprig.methods.greedy.pursuit import path as pursue
 from sprig.methods.greedy.sequential import Sequential
 
+TRIES = 3  # units tried for dropping before an exchange is given up
 FEW = 8  # samples per trial below which fewer trials are better
 REMOVAL_COLUMNS = 2048  # from here on the lower bounds do without the one from removal
 RATIO_COLUMNS = 1200  # consumers wider than this are left out of the submodularity ratios
@@ -41,6 +43,7 @@ class RefitConfig:
     sequential_rows: rows of data per consumer in the final pass. streams: a branch that is added to a stream also makes
     up for what the stream has lost. ratio_pairs: sets drawn per group for the submodularity ratio; 0: none.
     columns_at_once: a group whose consumers have more columns than this is picked a few units at a time; 0: never.
+    swaps: exchanges tried per group once its size is known (drop the cheapest, add the best, keep if better).
     """
 
     ridge: float | None = None
@@ -53,6 +56,7 @@ class RefitConfig:
     streams: bool = True
     ratio_pairs: int = 24
     columns_at_once: int = 1024
+    swaps: int = 0
 
 
 def search(bench: Workbench, config: RefitConfig) -> Path:
@@ -153,9 +157,12 @@ def refitted(
 def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
     """Weights for a plan, in the original shapes; with the submodularity ratio of every returned set."""
     with torch.no_grad():
+        if config.swaps:
+            plan = exchanged(bench, plan, config)
         outcome = Sequential(
             bench,
             plan,
+            swaps=config.swaps,
             ridge=config.ridge,
             rows=config.sequential_rows,
             reselect=config.reselect,
@@ -164,6 +171,18 @@ def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
         notes = {"submodularity": ratios(bench, outcome.plan, config)} if config.ratio_pairs else {}
     bench.scratch.clear()  # the moments are large
     return replace(outcome, notes=notes)
+
+
+def exchanged(bench: Workbench, plan: Plan, config: RefitConfig) -> Plan:
+    """The plan with units exchanged in groups that several consumers read; the others are picked anew later on."""
+    known, keep = evidence_of(bench, config), dict(plan.keep)
+    for group in bench.graph.prunable:
+        picks = plan.keep.get(group.name, ())
+        if 0 < len(picks) < group.size and (len(group.consumers) > 1 or not config.reselect):
+            found = problems(bench, group, known.of(group))
+            best = swap(found, picks, size=group.size, ridge=0.0, rounds=config.swaps, tries=TRIES)
+            keep[group.name] = tuple(sorted(best.picks))
+    return with_cost(replace(plan, keep=keep), bench.graph)
 
 
 def ratios(bench: Workbench, plan: Plan, config: RefitConfig) -> dict[str, dict[str, float]]:

@@ -29,6 +29,7 @@ from sprig.methods.greedy.evidence import (
     unit_columns,
     write,
 )
+from sprig.methods.greedy.exchange import swap
 from sprig.methods.greedy.problem import ConsumerProblem, solve
 from sprig.methods.greedy.pursuit import path as pursue
 
@@ -106,6 +107,7 @@ class Sequential:
         rows: int,
         reselect: bool,
         streams: bool,
+        swaps: int = 0,
     ) -> None:
         self.bench, self.plan = bench, plan
         self.ridge, self.rows, self.with_reselect, self.with_streams = (
@@ -114,6 +116,7 @@ class Sequential:
             reselect,
             streams,
         )
+        self.swaps = swaps
         self.masks = plan.masks(bench.graph)
         self.weights: dict[str, Tensor] = dict(bench.weights)
         self.changed: dict[str, Tensor] = {}
@@ -201,8 +204,13 @@ class Sequential:
                 continue  # other groups of this consumer have lost columns: keep the search's picks
             trail = pursue([here], group.size, ridge=0.0, steps=count)
             if len(trail.picks) == count:
+                picks = trail.picks
+                if self.swaps:
+                    picks = swap(
+                        [here], picks, size=group.size, ridge=0.0, rounds=self.swaps, tries=3
+                    ).picks
                 mask = np.zeros(group.size, dtype=bool)
-                mask[list(trail.picks)] = True
+                mask[list(picks)] = True
                 self.masks[index] = mask
 
     def moments(self, consumer: Consumer) -> tuple[Moments, Moments]:
