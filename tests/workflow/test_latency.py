@@ -158,6 +158,21 @@ def test_a_target_that_no_plan_meets(graph: Graph, table: TimeTable, path: Searc
     assert trials[-1]["ratio"] == min(t["ratio"] for t in trials) == slow(plan)["ratio"]
 
 
+def test_a_line_that_leads_nowhere_is_left(graph: Graph, table: TimeTable, path: Search) -> None:
+    """Times that hardly follow the prediction: the plan comes up again, and the next one is smaller."""
+    machine = Machine(graph, table)
+    target = Target(0.5, None)
+    least = least_of(graph, table, machine, target)
+    half = 0.5 * machine.dense
+
+    def stairs(plan: Plan) -> dict[str, float]:
+        seen = machine(plan)
+        return {**seen, "ratio": 0.45 if seen["small_ms"] < 0.8 * half else 0.9}
+
+    plan, trials = confirm(path, sprig.Budget(latency=0.5), target, stairs, least, silent)
+    assert stairs(plan)["ratio"] == 0.45 and trials[-1]["ratio"] == 0.45
+
+
 def test_one_bad_measurement_is_outweighed(graph: Graph, table: TimeTable, path: Search) -> None:
     """Of a plan that comes up again the lower median counts."""
     machine = Machine(graph, table)

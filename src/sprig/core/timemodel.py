@@ -74,9 +74,10 @@ class LatencyModel:
         return gain / stride * self.table.level
 
     def offered(self, group: int, sizes: np.ndarray) -> np.ndarray:
-        """The sizes worth choosing from: each makes the group's layers faster than the next larger one kept.
+        """The sizes worth choosing from: each makes the group's layers faster than the next larger one offered.
 
-        The other groups are at half their width.
+        The other groups are at half their width. Aligned sizes and the smallest are offered in any case: a table
+        that was measured on a busy machine must not bar the way down.
         """
         kept = 0.5 * self.sizes
         mine = self.pair_layer[self.pair_group == group]
@@ -91,10 +92,12 @@ class LatencyModel:
                 for n in sizes
             ]
         )
-        chosen = [len(sizes) - 1]
+        chosen, fastest = [len(sizes) - 1], times[-1]
         for i in range(len(sizes) - 2, -1, -1):
-            if times[i] < (1 - GAIN) * times[chosen[-1]]:
+            aligned = round(sizes[i] * self.channels[group]) % PERIOD == 0 or i == 0
+            if aligned or times[i] < (1 - GAIN) * fastest:
                 chosen.append(i)
+                fastest = min(fastest, times[i])
         return sizes[chosen[::-1]]
 
     def _times(self, layer: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:

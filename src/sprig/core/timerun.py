@@ -114,10 +114,14 @@ def compare(
     timing: Timing,
     *,
     patience: float = 1.0,
+    ready: Call | None = None,
 ) -> dict[str, float]:
-    """Both networks in turn, end to end: see `paired`. `patience`: times as long as the setting says."""
+    """Both networks in turn, end to end: see `paired`. `patience`: times as long as the setting says.
+
+    `ready`: what `runnable` made of the dense one.
+    """
     with threads(timing.threads):
-        calls = [runnable(m, example, timing) for m in (dense, small)]
+        calls = [ready or runnable(dense, example, timing), runnable(small, example, timing)]
         return paired(
             *calls, device=device_of(dense), pairs=timing.rounds, seconds=patience * timing.seconds
         )
