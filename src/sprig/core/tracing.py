@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sprig.core.capture import check_example
+from sprig.core.errors import TraceError
 from sprig.core.example import Example, inputs_of
 from sprig.core.graph import build
 from sprig.core.outputs import BESIDE
+from sprig.core.parts import advised
 from sprig.core.surgery import mask_, shrink_
 from sprig.core.types import Graph, Group
 
@@ -41,12 +43,16 @@ def trace(
     [('0', 8, True), ('2', 2, False)]
 
     Raises:
-        TraceError: the model cannot be copied or exported; the message names the line.
+        TraceError: the model cannot be copied or exported; the message names the line, and the submodules that can.
         InputError: the example inputs are neither a tuple nor a dict, or hold no tensor.
     """
     args, named = inputs_of(example_inputs, kwargs)
     check_example(args, named)
-    graph = probe(model, build(model, args, named), args, named)
+    try:
+        graph = build(model, args, named)
+    except TraceError as error:
+        raise advised(error, model, args, named) from error
+    graph = probe(model, graph, args, named)
     inner = _stuck_heads(graph)
     if not inner:
         return graph
