@@ -40,6 +40,22 @@ def test_pairs_give_the_ratio_whatever_the_drift() -> None:
     assert 7 <= seen["pairs"] <= 199
 
 
+def test_short_calls_are_put_together() -> None:
+    """Every fourth millisecond of work somebody else gets ten: single calls of 1 ms would be 1 or 11."""
+    hand, done = Hand(), [0.0]
+
+    def shared(seconds: float) -> Callable[[], None]:
+        def call() -> None:
+            before, done[0] = done[0], done[0] + seconds
+            hand.now += seconds + 0.010 * (int(done[0] / 0.004) - int(before / 0.004))
+
+        return call
+
+    seen = paired(shared(1e-3), shared(0.5e-3), device=CPU, clock=hand, seconds=2.0)
+    assert seen["ratio"] == pytest.approx(0.5, rel=0.15)
+    assert seen["high"] < 0.7 and seen["low"] > 0.35
+
+
 def test_at_least_seven_pairs() -> None:
     hand = Hand()
     slow = hand.work(lambda: 10.0)
