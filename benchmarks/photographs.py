@@ -27,8 +27,9 @@ SPEC, WEIGHTS = "timm:efficientnet_lite0", "package:efficientnet-lite0-pytorch-m
 BUDGETS = (300e6, 214e6)
 RESULTS = Path(__file__).parent / "results" / "photographs.md"
 CAVEAT = """These figures are optimistic: the cap of the ridge, the share of data that judges it, the repair of
-residual streams, the scale of the calibration views and the two trial sizes were settled while looking at these same
-photographs (mostly fold 0). See photographs_unseen.md for a set that no choice has seen. The magnitude arm was not tuned."""
+residual streams, the scale of the calibration views and the two trial sizes were settled while looking at these
+same photographs (mostly fold 0). See photographs_unseen.md for a set that no choice has seen. The magnitude arm
+was not tuned."""
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     apt-get install tuxpaint-stamps-default mate-backgrounds
     python benchmarks/stamps.py FOLDER && python benchmarks/photographs.py --photos FOLDER
 
-99 cut-out pictures (photographs, some drawings) on white and 11 photographs of nature: chosen by folder, size and seed 0.
+99 cut-out pictures (photographs, some drawings) on white, 11 photographs of nature: by folder, size and seed 0.
 """
 
 import random
