@@ -121,7 +121,9 @@ def confirm(
     for number in range(TRIES):
         progress("confirming the latency", number, TRIES)
         points = [(row["predicted_ms"], row["excess"]) for _, row in tried.values()]
-        aim = max(floor, min(dense, push * _aim([*ends, *points])))
+        # first by the table alone: at the smallest widths, far from any plan, it is at its worst
+        wanted = _aim([*ends, *points]) if points else dense * AIM / ends[0][1]
+        aim = max(floor, min(dense, push * wanted))
         plan = path.within({**other, LATENCY: aim})
         predicted = clock.models[LATENCY](kept_of(plan, path.graph))
         seen = dict(pair(plan))
