@@ -134,8 +134,8 @@ def table(rows: list[dict], seed: int) -> str:
         f"are split by seed {seed}: no article is on both sides. Command: `python benchmarks/sentences.py`.",
         "",
         "Cosine between dense and pruned embedding of each sentence (hidden states averaged over its tokens). "
-        "Magnitude and random take the same share of every group and refit nothing. Seconds are wall clock of one run on one thread, "
-        "whatever else the machine was doing.",
+        "Magnitude and random take the same share of every group and refit nothing. Seconds are wall clock of one "
+        "run on one thread, whatever else the machine was doing.",
         "",
         "| arm | MACs | mean cosine | lowest tenth below | heads kept | FFN features kept | search s | cut s |",
         "|---|---|---|---|---|---|---|---|",
