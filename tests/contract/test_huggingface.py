@@ -138,7 +138,7 @@ def test_masked_equals_shrunk(name: str) -> None:
         assert any(part in n for n in found), f"nothing of {part} can be cut, only {found}"
 
 
-@pytest.mark.parametrize("name", ["bert", "t5-encoder", "llama-grouped", "vit"])
+@pytest.mark.parametrize("name", ["bert", "t5-encoder", "llama-grouped", "vit", "whisper"])
 def test_from_pruning_to_the_folder_and_back(name: str, tmp_path) -> None:
     model, example = made(name)
     data = [FAMILIES[name].inputs(torch.Generator().manual_seed(seed)) for seed in range(8)]

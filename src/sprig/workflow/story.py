@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -54,6 +54,9 @@ class Result:
     path: Path
     graph: Graph
     example: Example = ()
+    numbers: Mapping[str, Mapping[str, int]] = field(
+        default_factory=dict
+    )  # heads and the like, told to modules
 
     def save(self, folder: str | os.PathLike[str]) -> FilePath:
         """Write a run folder: weights as safetensors, everything else as JSON."""
@@ -183,6 +186,7 @@ def prune(
     result = Result(
         model=small, plan=plan, certificate=facts["certificate"], before=facts["before"],
         after=facts["after"], record=record, path=found, graph=bench.graph, example=example,
+        numbers=numbers(wide, plan.masks(bench.graph), bench.graph),
     )  # fmt: skip
     if out is not None:
         _write(out, result)
@@ -332,8 +336,8 @@ def _write(folder: RunFolder, result: Result) -> None:
         for n, t in [*result.model.named_parameters(), *result.model.named_buffers()]
     }
     tensors, form = pack(result.example)
-    told = numbers(result.model, result.plan.masks(result.graph), result.graph)
-    folder.put_json(SHAPES, {"shapes": shapes, "limits": limits, "numbers": told, "example": form})
+    told = {"shapes": shapes, "limits": limits, "numbers": result.numbers, "example": form}
+    folder.put_json(SHAPES, told)
     folder.put_tensors(EXAMPLE, tensors)
     result.report(folder / REPORT)
 
