@@ -28,7 +28,7 @@ from sprig.methods import METHODS
 from sprig.training import TrainConfig, accuracy, agreement, train
 
 RESULTS = Path(__file__).parent / "results" / "vit_fashion.md"
-RECIPE = TrainConfig(epochs=6, lr=0.05, warmup=1.0, bf16=True)
+RECIPE = TrainConfig(epochs=4, lr=0.05, warmup=1.0, bf16=True)
 ARMS = ("refit", "magnitude", "random")
 CUTS = {"heads": (2 / 3, 1.0), "features": (1.0, 0.5), "both": (2 / 3, 0.5)}
 
