@@ -8,7 +8,7 @@ from torch import nn
 from sprig.core.errors import InputError
 from sprig.core.opbench import Bench, Blank, Op
 from sprig.core.replay import Replay
-from sprig.core.timerun import Stepper, at_batch, cast, compare, observe, runnable
+from sprig.core.timerun import Stepper, cast, compare, inputs_for, observe, runnable
 from sprig.core.timing import Timing
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ def net() -> nn.Module:
 
 def test_a_batch_repeats_the_first_sample() -> None:
     table = torch.arange(5.0)
-    args, kwargs = at_batch(
+    args, kwargs = inputs_for(
         {"x": X, "table": table, "n": 3}, Timing(batch=4, dtype="bfloat16"), CPU
     )
     assert args == () and kwargs["n"] == 3

@@ -294,6 +294,11 @@ def check_reachable(
     """Refuse a budget that no sizes meet, before anything is searched."""
     choices = [Choice(g.index, np.array([1, g.size]), np.zeros(2)) for g in graph.prunable]
     if not choices:
-        reasons = sorted({g.reason or "" for g in graph.groups})
-        raise InputError(f"nothing can be pruned in this model: {'; '.join(reasons[:3])}")
+        raise nothing_prunable(graph)
     Allocator(graph, choices, more).reachable(limits)
+
+
+def nothing_prunable(graph: Graph) -> InputError:
+    """What to raise where no group may be touched: with the reasons."""
+    reasons = sorted({g.reason or "" for g in graph.groups})
+    return InputError(f"nothing can be pruned in this model: {'; '.join(reasons[:3])}")

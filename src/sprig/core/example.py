@@ -103,3 +103,21 @@ def samples_of(example: Example) -> int:
     """Length of the first dimension of the first tensor that has one."""
     leaves = pytree.tree_leaves(inputs_of(example))
     return next((int(t.shape[0]) for t in leaves if isinstance(t, Tensor) and t.dim()), 1)
+
+
+def at_batch(example: Example, batch: int) -> Inputs:
+    """The example's first sample, as often as a batch has samples.
+
+    >>> import torch
+    >>> at_batch((torch.tensor([3.0, 4.0]),), 3)[0]
+    (tensor([3., 3., 3.]),)
+    """
+    given = samples_of(example)
+
+    def fit(leaf: Any) -> Any:
+        if not per_sample(leaf, given):
+            return leaf
+        return leaf[:1].expand(batch, *leaf.shape[1:]).contiguous()
+
+    args, kwargs = pytree.tree_map(fit, inputs_of(example))
+    return args, kwargs

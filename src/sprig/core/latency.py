@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sprig.core.batches import map_tensors
-from sprig.core.example import Example, inputs_of, per_sample, samples_of
+from sprig.core.example import Example, at_batch
+from sprig.core.timing import wait
+from sprig.core.types import device_of
 
 
 def latency(
@@ -21,15 +22,8 @@ def latency(
     >>> row["low"] <= row["median"] <= row["high"]
     True
     """
-
-    given = samples_of(example)
-
-    def fit(t: Tensor) -> Tensor:
-        if not per_sample(t, given):
-            return t
-        return t[:1].expand(batch, *t.shape[1:]).contiguous()
-
-    args, kwargs = map_tensors(inputs_of(example), fit)
+    args, kwargs = at_batch(example, batch)
+    device = device_of(model)
     was = model.training
     model.eval()
     times: list[float] = []
@@ -37,15 +31,10 @@ def latency(
         start = time.perf_counter()
         model(*copy.deepcopy(args), **copy.deepcopy(kwargs))
         while len(times) < repeats and (len(times) < 3 or time.perf_counter() - start < limit):
-            _wait()
+            wait(device)
             begin = time.perf_counter()
             model(*args, **kwargs)
-            _wait()
+            wait(device)
             times.append((time.perf_counter() - begin) * 1e3)
     model.train(was)
     return {"median": statistics.median(times), "low": min(times), "high": max(times)}
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sprig.core.allocate import LATENCY, Allocator, Choice, steps, targets, timed
+from sprig.core.allocate import LATENCY, Allocator, Choice, nothing_prunable, steps, targets, timed
 from sprig.core.cost import cost
 from sprig.core.errors import InputError
 from sprig.core.plan import Plan
@@ -68,8 +68,7 @@ class Path:
                 sizes = steps(group.size, group.channels / group.size, self.round_to)
                 choices.append(Choice(group.index, sizes, harm[sizes]))
         if not choices:
-            reasons = sorted({g.reason or "" for g in self.graph.groups})
-            raise InputError(f"nothing can be pruned in this model: {'; '.join(reasons[:3])}")
+            raise nothing_prunable(self.graph)
         return choices
 
     def at(self, budget: Budget, table: TimeTable | None = None) -> Plan:

@@ -15,10 +15,11 @@ from torch import Tensor, fx, nn
 
 from sprig.core.batches import map_tensors, tensors
 from sprig.core.errors import InputError
-from sprig.core.example import Example, Inputs, inputs_of, per_sample, samples_of
+from sprig.core.example import Example, Inputs, at_batch
 from sprig.core.opbench import onnx_options
 from sprig.core.replay import Replay, state_of
 from sprig.core.timing import Call, Clock, Timing, optional, paired, threads, wait
+from sprig.core.types import device_of
 
 
 @dataclass(frozen=True)
@@ -29,24 +30,14 @@ class Observed:
     node_ms: Mapping[str, float]
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where the first parameter lies."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def at_batch(example: Example, timing: Timing, device: torch.device) -> Inputs:
-    """The example's first sample, as often as a batch has samples, in the number format of the setting."""
-    given = samples_of(example)
+def inputs_for(example: Example, timing: Timing, device: torch.device) -> Inputs:
+    """A batch of the setting, in its number format."""
 
     def fit(t: Tensor) -> Tensor:
         t = t.to(device)
-        if t.is_floating_point():
-            t = t.to(timing.torch_dtype)
-        if not per_sample(t, given):
-            return t
-        return t[:1].expand(timing.batch, *t.shape[1:]).contiguous()
+        return t.to(timing.torch_dtype) if t.is_floating_point() else t
 
-    args, kwargs = map_tensors(inputs_of(example), fit)
+    args, kwargs = map_tensors(at_batch(example, timing.batch), fit)
     return args, kwargs
 
 
@@ -58,7 +49,7 @@ def cast(model: nn.Module, timing: Timing) -> nn.Module:
 def runnable(model: nn.Module, example: Example, timing: Timing) -> Call:
     """The network on a batch, ready to be called again and again in the backend of the setting."""
     twin = cast(model, timing)
-    args, kwargs = at_batch(example, timing, device_of(model))
+    args, kwargs = inputs_for(example, timing, device_of(model))
     if timing.backend == "onnxruntime":
         return _onnx(twin, (args, kwargs), timing)
     run: Callable[..., Any] = twin
@@ -131,7 +122,7 @@ def observe(model: nn.Module, replay: Replay, example: Example, timing: Timing) 
     """The dense network end to end, and in eager mode every call of it."""
     device = device_of(model)
     call = runnable(model, example, timing)
-    steps = Stepper(replay, cast(model, timing), at_batch(example, timing, device))
+    steps = Stepper(replay, cast(model, timing), inputs_for(example, timing, device))
     call()
     whole: list[float] = []
     inside: list[list[float]] = []

@@ -20,9 +20,9 @@ from sprig.core.records import dumps, loads, read
 from sprig.core.replay import Replay
 from sprig.core.timecache import TimeCache, cache_folder
 from sprig.core.timelayers import PERIOD, VIEWS, Layer, Width, grid, layers
-from sprig.core.timerun import Observed, at_batch, cast, device_of, observe
+from sprig.core.timerun import Observed, cast, inputs_for, observe
 from sprig.core.timing import Timing, threads
-from sprig.core.types import Graph
+from sprig.core.types import Graph, device_of
 from sprig.core.workbench import Progress, silent
 
 Gauge = Callable[[Sequence[Op], Callable[[int, int], None]], list[float]]
@@ -86,7 +86,7 @@ def measure(
     device = device_of(model)
     with threads(timing.threads):
         twin = cast(model, timing)
-        replay = Replay(twin, *at_batch(example_inputs, timing, device), check=False)
+        replay = Replay(twin, *inputs_for(example_inputs, timing, device), check=False)
         found = layers(graph, replay.program)
         _same_program(graph, found)
         setting = timing.setting(device)

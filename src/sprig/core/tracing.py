@@ -137,15 +137,20 @@ def _with_reason(group: Group, reason: str | None) -> Group:
 
 
 def half_masks(graph: Graph, indices: Sequence[int]) -> dict[int, np.ndarray]:
-    """Keep an irregular part of each group, a half to three quarters, so that groups of one size keep unlike counts."""
-    masks = {}
-    for index in indices:
-        size = graph.groups[index].size
-        generator = np.random.default_rng(index)
-        part = generator.uniform(0.5, 0.75)
+    """Keep an irregular part of each group, half of it or more; neighbours of one size keep unlike counts.
+
+    Two groups that hang on one number of a module are found out only so.
+    """
+    masks, seen = {}, dict[int, int]()
+    for group in graph.groups:
+        size, turn = group.size, seen.get(group.size, 0)
+        seen[size] = turn + 1
+        least = max(1, size // 2)
+        count = least + turn % max(1, size - least)
         keep = np.zeros(size, dtype=bool)
-        keep[generator.permutation(size)[: max(1, min(size - 1, round(part * size)))]] = True
-        masks[index] = keep
+        keep[np.random.default_rng(group.index).permutation(size)[:count]] = True
+        if group.index in indices:
+            masks[group.index] = keep
     return masks
 
 

@@ -6,6 +6,7 @@ Unit and group numbers index `Graph.groups` and the units inside one group; -1 m
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -232,6 +233,12 @@ class Measures:
         default_factory=dict
     )  # "1" -> median, low, high
     quality: Mapping[str, float] = field(default_factory=dict)  # "accuracy", "agreement", "kl", ...
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where the first parameter or buffer lies; the CPU for a model without any."""
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def tensor_of(model: torch.nn.Module, name: str) -> Tensor:

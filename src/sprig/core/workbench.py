@@ -13,7 +13,6 @@ from sprig.core.cost import cost
 from sprig.core.errors import InputError
 from sprig.core.padding import Masks, live_tokens, token_masks
 from sprig.core.replay import Chunk, Replay, chunks, state_of
-from sprig.core.tracing import tensors_of
 from sprig.core.types import Graph
 
 Progress = Callable[[str, int, int], None]  # what, done, of how many
@@ -109,11 +108,3 @@ def _leaves(triple: Triple) -> list[Tensor]:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def main_logits(output: Any) -> Tensor | None:
-    """The output as class scores (samples, classes), if it looks like it."""
-    found = tensors_of(output)
-    if len(found) >= 1 and found[0].dim() == 2 and found[0].shape[1] > 1:
-        return found[0]
-    return None

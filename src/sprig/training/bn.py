@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sprig.core.errors import DivergenceError, InputError
-from sprig.training.feed import device_of, feed
+from sprig.core.types import device_of
+from sprig.training.feed import feed
 
 
 class _Pool:

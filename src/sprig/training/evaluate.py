@@ -14,8 +14,9 @@ from sprig.core.batches import tensors
 from sprig.core.errors import InputError
 from sprig.core.outputs import answer_of
 from sprig.core.padding import Masks, blank, live_tokens, token_masks
+from sprig.core.types import device_of
 from sprig.training.distill import check_shapes, class_dim, main_output
-from sprig.training.feed import device_of, feed, move
+from sprig.training.feed import feed, move
 
 IGNORED = -100  # the target that torch's cross-entropy passes over
 CONFIDENT = 0.5  # the dense network's probability above which its decision counts as confident

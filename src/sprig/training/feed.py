@@ -5,23 +5,16 @@ augmented batches of epoch n, the same each time it is asked; or a sampler with 
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sprig.core.batches import unpack
 from sprig.core.errors import InputError
 
 Fed = tuple[tuple[Any, ...], dict[str, Any], Any]  # args, kwargs, target
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer lives; the CPU for a model without any."""
-    first = next(chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if first is None else first.device
 
 
 def feed(batches: Iterable[Any], device: torch.device) -> Iterator[Fed]:

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sprig.core.errors import InputError
+from sprig.core.types import device_of
 from sprig.core.weights import sha256_model
 from sprig.training.checkpoint import Checkpoint
 from sprig.training.config import FinetuneConfig, Settings, TrainConfig, optimizer_for, schedule_for
 from sprig.training.distill import class_dim, kl_loss, main_output, squared_loss
 from sprig.training.evaluate import accuracy, evaluating
-from sprig.training.feed import count_batches, device_of, move
+from sprig.training.feed import count_batches, move
 from sprig.training.loop import Loss, Run, fit
 from sprig.training.moments import Hook, Moment
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from sprig.core.errors import DivergenceError, InputError
-from sprig.training.feed import device_of, epoch_batches, feed
+from sprig.core.types import device_of
+from sprig.training.feed import epoch_batches, feed
 from sprig.training.moments import Hook, Moment
 
 

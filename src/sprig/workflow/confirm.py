@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sprig.core.allocate import LATENCY, latency_limit, targets
+from sprig.core.allocate import LATENCY, latency_limit, nothing_prunable, targets
 from sprig.core.errors import InputError
 from sprig.core.example import Example
 from sprig.core.path import Path
@@ -80,8 +80,7 @@ def smallest(graph: Graph, table: TimeTable) -> tuple[Plan, float]:
     """The least that can be kept, and what the table says of it."""
     keep = {g.name: (0,) for g in graph.prunable}
     if not keep:
-        reasons = sorted({g.reason or "" for g in graph.groups})
-        raise InputError(f"nothing can be pruned in this model: {'; '.join(reasons[:3])}")
+        raise nothing_prunable(graph)
     plan = Plan(keep, {g.name: g.size for g in graph.prunable}, graph.fingerprint)
     model = LatencyModel(graph, table)
     return plan, model(kept_of(plan, graph))

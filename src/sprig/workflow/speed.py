@@ -16,12 +16,12 @@ from sprig.core.plan import Plan
 from sprig.core.replay import Replay
 from sprig.core.timelayers import Width
 from sprig.core.timemodel import LatencyModel
-from sprig.core.timerun import Stepper, at_batch, cast, compare, device_of
+from sprig.core.timerun import Stepper, cast, compare, inputs_for
 from sprig.core.timetable import LayerTime, TimeTable
 from sprig.core.timetable import measure as measure_table
 from sprig.core.timing import Timing, brief, threads
 from sprig.core.tracing import trace
-from sprig.core.types import Budget, Certificate, Claim, Graph
+from sprig.core.types import Budget, Certificate, Claim, Graph, device_of
 from sprig.core.workbench import Workbench
 from sprig.workflow.confirm import Target, check_time, confirm, kept_of, pairing, target_of
 
@@ -171,7 +171,7 @@ def per_layer(
     if timing.backend == "eager":
         device = device_of(small)
         with threads(timing.threads):
-            inputs = at_batch(example, timing, device)
+            inputs = inputs_for(example, timing, device)
             twin = cast(small, timing)
             steps = Stepper(Replay(twin, *inputs, check=False), twin, inputs)
             steps.run()

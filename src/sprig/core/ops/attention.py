@@ -21,7 +21,7 @@ FIXED = "channels meet a tensor that cannot be cut"
 
 @dataclass
 class Side:
-    """One operand: its letters, its labels (one dimension per letter), the lengths of all letters."""
+    """One operand: its letters, and its labels with one dimension per letter."""
 
     letters: str
     labels: Labels
@@ -57,7 +57,7 @@ def contract(flow: Flow, node: fx.Node, a: Side, b: Side, out: str, size: dict[s
         if _both(side.along(), summed) and _both(side.along(), out):
             inner = module_of(node) in flow.inner
             side.keep_whole(flow, out if inner else summed, node, FIXED)
-    _free_letters(flow, node, a, b, shared)
+    _free_letters(flow, node, a, b)
     _shared_letters(flow, node, a, b, shared, size)
     lines = []
     if _both(a.along(), summed) or _both(b.along(), summed):
@@ -90,7 +90,7 @@ def _wide(a: Labels, b: Labels) -> tuple[int, ...]:
     return tuple(max(x, y) for x, y in zip(a.shape, b.shape, strict=True))
 
 
-def _free_letters(flow: Flow, node: fx.Node, a: Side, b: Side, shared: str) -> None:
+def _free_letters(flow: Flow, node: fx.Node, a: Side, b: Side) -> None:
     """Channels of both operands in one result, e.g. attention across channels: only what they share can leave."""
     free = ["".join(c for c in s.along() if c not in o.letters) for s, o in ((a, b), (b, a))]
     if free[0] and free[1]:

@@ -5,6 +5,7 @@ as long as the tensor's or 1 (the label does not vary along it). An entry names 
 belongs to; 0 means none. Rows of the op table read and write labels only through this book.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,12 +193,18 @@ class Flow:
         here = [d % labels.ndim for d in dims if labels.shape[d] > 1]
         if not here:
             return labels
-        first = labels
-        for d in here:
-            first = np.take(first, [0], axis=d)
-        if first.size == 1:  # nothing else varies: all or nothing
+        if labels.size == math.prod(
+            labels.shape[d] for d in here
+        ):  # nothing else varies: all or nothing
             self.freeze(labels, node, reason)
             return np.zeros([1] * labels.ndim, dtype=np.int64)
+        for d in here:
+            labels = self._alike(labels, d, reason)
+        return labels
+
+    def _alike(self, labels: Labels, dim: int, reason: str) -> Labels:
+        """Tie the labels along one dimension; what is left of it has length 1."""
+        first = np.take(labels, [0], axis=dim)
         self.unite(labels, np.broadcast_to(first, labels.shape), reason)
         return first
 
@@ -206,13 +213,7 @@ class Flow:
         for labels in self.splits:
             labels = self.compact(labels)
             for d in [d for d in range(labels.ndim) if labels.shape[d] > 1][:-1]:
-                first = np.take(labels, [0], axis=d)
-                self.unite(
-                    labels,
-                    np.broadcast_to(first, labels.shape),
-                    "tied to a channel that never leaves",
-                )
-                labels = first
+                labels = self._alike(labels, d, "tied to a channel that never leaves")
         self.splits.clear()
 
     def varies(self, labels: Labels, dims: Any) -> bool:

@@ -103,7 +103,7 @@ def vector_norm(flow: Flow, node: fx.Node) -> Labels:
 
 
 def topk(flow: Flow, node: fx.Node) -> Any:
-    """topk, sort, max over a dimension: what is compared stays together."""
+    """topk, sort, cumsum: what is compared or summed up on the way stays together."""
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
     at = 2 if op_name(node) == "topk" else 1
     dim = int(_pick(node, at, "dim", -1))

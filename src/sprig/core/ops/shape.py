@@ -184,10 +184,6 @@ def split(flow: Flow, node: fx.Node) -> Any:
 def unbind(flow: Flow, node: fx.Node) -> Any:
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
     dim = int(_pick(node, 1, "dim", 0)) % labels.ndim
-    if labels.shape[dim] > 1 and labels.size > labels.shape[dim]:  # e.g. q, k and v: alike
-        first = np.take(labels, [0], axis=dim)
-        flow.unite(labels, np.broadcast_to(first, labels.shape), "taken apart beside fixed ones")
-        return [np.take(labels, i, axis=dim) for i in range(labels.shape[dim])]
     labels = flow.whole(labels, [dim], node, "single channels are taken out")
     return [np.take(labels, 0, axis=dim)] * len(node.meta["val"])
 
@@ -202,25 +198,12 @@ def slice_(flow: Flow, node: fx.Node) -> Labels:
     labels = flow.labels(x)  # type: ignore[arg-type]
     if labels.shape[dim] == 1 or flow.shape(x) == flow.shape(node):
         return labels
-    if labels.size > labels.shape[dim]:
-        return flow.whole(labels, [dim], node, "a fixed range of the channels is cut out")
-    flow.freeze(labels, node, "a fixed range of the channels is cut out")
-    start, stop, step = (
-        _pick(node, i, n, v) for i, n, v in ((2, "start", 0), (3, "end", None), (4, "step", 1))
-    )
-    if op_name(node) == "narrow":  # its third number is a length
-        start %= flow.shape(x)[dim]
-        stop, step = start + stop, 1
-    return np.take(labels, range(*slice(start, stop, step).indices(labels.shape[dim])), axis=dim)
+    return flow.whole(labels, [dim], node, "a fixed range of the channels is cut out")
 
 
 def select(flow: Flow, node: fx.Node) -> Labels:
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
     dim = int(node.args[1]) % labels.ndim  # type: ignore[arg-type]
-    if labels.shape[dim] > 1 and labels.size > labels.shape[dim]:
-        first = np.take(labels, [0], axis=dim)
-        flow.unite(labels, np.broadcast_to(first, labels.shape), "taken apart beside fixed ones")
-        return np.take(labels, int(node.args[2]) % labels.shape[dim], axis=dim)  # type: ignore[arg-type]
     return np.take(flow.whole(labels, [dim], node, "a single channel is taken out"), 0, axis=dim)
 
 
@@ -233,28 +216,27 @@ def pad(flow: Flow, node: fx.Node) -> Labels:
 
 def pixel_shuffle(flow: Flow, node: fx.Node) -> Labels:
     """Each r x r channels in a row become one, so they leave together."""
-    x = node.args[0]
-    labels, old, new = flow.labels(x), flow.shape(x), flow.shape(node)  # type: ignore[arg-type]
-    labels = flow.whole(labels, [-1, -2], node, "channels become pixels")
-    channel = len(old) - 3
+    labels, channel, _, new = _pixels(flow, node)
     if labels.shape[channel] == 1:
         return labels
-    blocks = labels.reshape(*labels.shape[:channel], new[channel], -1, 1, 1)
-    first = np.take(blocks, 0, axis=channel + 1)
-    flow.unite(
-        blocks, np.broadcast_to(np.expand_dims(first, channel + 1), blocks.shape), "become pixels"
-    )
-    return first
+    blocks = labels.reshape(*labels.shape[:channel], new, -1, 1, 1)
+    blocks = flow.whole(blocks, [channel + 1], node, "channels become pixels")
+    return np.take(blocks, 0, axis=channel + 1)
 
 
 def pixel_unshuffle(flow: Flow, node: fx.Node) -> Labels:
+    labels, channel, old, new = _pixels(flow, node)
+    return np.repeat(labels, new // old, axis=channel) if labels.shape[channel] > 1 else labels
+
+
+def _pixels(flow: Flow, node: fx.Node) -> tuple[Labels, int, int, int]:
+    """Labels that do not vary over pixels; which dimension the channels are, how many come in and go out."""
     x = node.args[0]
-    labels, old, new = flow.labels(x), flow.shape(x), flow.shape(node)  # type: ignore[arg-type]
+    old: tuple[int, ...] = flow.shape(x)  # type: ignore[arg-type]
+    labels = flow.labels(x)  # type: ignore[arg-type]
     labels = flow.whole(labels, [-1, -2], node, "pixels become channels")
     channel = len(old) - 3
-    if labels.shape[channel] == 1:
-        return labels
-    return np.repeat(labels, new[channel] // old[channel], axis=channel)
+    return labels, channel, old[channel], flow.shape(node)[channel]
 
 
 def repeat(flow: Flow, node: fx.Node) -> Labels:
@@ -305,15 +287,13 @@ def _table(flow: Flow, x: Any, looked: list[int]) -> Labels:
 
 
 def index_select(flow: Flow, node: fx.Node) -> Labels:
-    x, dim = node.args[0], int(node.args[1]) % len(flow.shape(node.args[0]))  # type: ignore[arg-type]
-    labels = _table(flow, x, [dim])
-    return flow.whole(labels, [dim], node, "single channels are looked up")
-
-
-def gather(flow: Flow, node: fx.Node) -> Labels:
+    """Also gather, which may take fewer places along the other dimensions, too."""
     x, dim = node.args[0], int(node.args[1])  # type: ignore[arg-type]
-    labels = flow.labels(x)  # type: ignore[arg-type]
-    return flow.whole(labels, [dim], node, "single channels are looked up")
+    old, new = flow.shape(x), flow.shape(node)  # type: ignore[arg-type]
+    looked = {dim % len(old), *(d for d in range(len(old)) if old[d] != new[d])}
+    return flow.whole(
+        _table(flow, x, sorted(looked)), looked, node, "single channels are looked up"
+    )
 
 
 ROWS: dict[str, Any] = {
@@ -342,6 +322,5 @@ ROWS: dict[str, Any] = {
     **dict.fromkeys(("repeat", "tile"), repeat),
     "repeat_interleave": repeat_interleave,
     "index": index,
-    "index_select": index_select,
-    "gather": gather,
+    **dict.fromkeys(("index_select", "gather"), index_select),
 }

@@ -20,6 +20,9 @@ from sprig.methods.greedy.pursuit import RefitObjective
 REFRESH = 64  # sweeps between tableaus from scratch
 
 
+TRIES = 3  # units that `refit` tries to drop before it gives an exchange up
+
+
 @dataclass(frozen=True)
 class Exchange:
     """Where a swap search ended."""

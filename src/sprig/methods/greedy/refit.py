@@ -21,12 +21,11 @@ from sprig.core.types import Group, GroupPath, Outcome
 from sprig.core.workbench import Workbench
 from sprig.methods.greedy.bounds import floor, submodularity_ratio
 from sprig.methods.greedy.evidence import Evidence, evidence, problems, write
-from sprig.methods.greedy.exchange import swap
+from sprig.methods.greedy.exchange import TRIES, swap
 from sprig.methods.greedy.problem import solve
 from sprig.methods.greedy.pursuit import path as pursue
 from sprig.methods.greedy.sequential import Sequential
 
-TRIES = 3  # units tried for dropping before an exchange is given up
 FEW = 8  # samples per trial below which fewer trials are better
 REMOVAL_COLUMNS = 2048  # from here on the lower bounds do without the one from removal
 RATIO_COLUMNS = 1200  # consumers wider than this are left out of the submodularity ratios

@@ -29,7 +29,7 @@ from sprig.methods.greedy.evidence import (
     unit_columns,
     write,
 )
-from sprig.methods.greedy.exchange import swap
+from sprig.methods.greedy.exchange import TRIES, swap
 from sprig.methods.greedy.problem import ConsumerProblem, solve
 from sprig.methods.greedy.pursuit import path as pursue
 
@@ -207,7 +207,7 @@ class Sequential:
                 picks = trail.picks
                 if self.swaps:
                     picks = swap(
-                        [here], picks, size=group.size, ridge=0.0, rounds=self.swaps, tries=3
+                        [here], picks, size=group.size, ridge=0.0, rounds=self.swaps, tries=TRIES
                     ).picks
                 mask = np.zeros(group.size, dtype=bool)
                 mask[list(picks)] = True
