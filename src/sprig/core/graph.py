@@ -14,8 +14,9 @@ from torch.export.graph_signature import InputKind
 from sprig.core.capture import batch_size, capture
 from sprig.core.errors import TraceError
 from sprig.core.numbers import number_sources
-from sprig.core.ops import row_of
-from sprig.core.ops.flow import Classes, ContractionNote, Flow
+from sprig.core.ops import contracts, row_of
+from sprig.core.ops.flow import Classes, Flow
+from sprig.core.ops.notes import ContractionNote
 from sprig.core.types import Axis, Consumer, CostTerm, Graph, Group, Number, Slot
 
 
@@ -64,6 +65,8 @@ def walk(program: torch.export.ExportedProgram, flow: Flow) -> None:
     flow.params.clear()
     flow.values.clear()
     flow.buffers.clear()
+    flow.parts.clear()
+    wanted = _wanted(program)
     named: dict[str, Any] = dict(program.graph_signature.inputs_to_parameters)
     named.update(program.graph_signature.inputs_to_buffers)
     for node in program.graph.nodes:
@@ -74,13 +77,30 @@ def walk(program: torch.export.ExportedProgram, flow: Flow) -> None:
                     flow.buffers.add(node)
             else:
                 flow.values[node] = flow.none(node)
-        elif node.op == "call_function" and _has_tensor(node):
+        elif node.op == "call_function" and node in wanted and _has_tensor(node):
             flow.values[node] = row_of(node)(flow, node)
         elif node.op == "output":
             for arg in node.all_input_nodes:
                 if flow.is_tensor(arg):
                     flow.freeze(flow.labels(arg), arg, "the model gives it back as its output")
     flow.settle()
+
+
+def _wanted(program: torch.export.ExportedProgram) -> set[fx.Node]:
+    """Nodes that an output, a contraction or a change in place depends on; e.g. not attention weights nobody reads."""
+    found: set[fx.Node] = set()
+    for node in reversed(program.graph.nodes):
+        if node.op == "output" or node in found or _acts(node):
+            found.add(node)
+            found.update(node.all_input_nodes)
+    return found
+
+
+def _acts(node: fx.Node) -> bool:
+    if node.op != "call_function":
+        return False
+    schema = getattr(node.target, "_schema", None)
+    return contracts(node) or bool(schema is not None and schema.is_mutable)
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:

@@ -1,11 +1,12 @@
 """The numbers that modules keep beside their tensors: heads and widths that a reshape takes from `self`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from torch import nn
 
+from sprig.core.multihead import narrow, own
 from sprig.core.types import Graph
 
 Masks = Mapping[int, np.ndarray]
@@ -24,15 +25,31 @@ def numbers(model: nn.Module, masks: Masks, graph: Graph) -> dict[str, dict[str,
             continue
         for name in number_sources(model, number.module, number.length, number.kind):
             out.setdefault(number.module, {}).setdefault(name, new)
+    for path, heads in _torch_heads(model, masks, graph):
+        out[path] = {"num_heads": heads}
     return out
 
 
+def _torch_heads(model: nn.Module, masks: Masks, graph: Graph) -> Iterator[tuple[str, int]]:
+    """What torch's own attention keeps of its heads, read off the columns of its output projection."""
+    columns = {s.tensor: s.axis for s in graph.slots if s.dim == 1}
+    for path, module in model.named_modules():
+        axis = columns.get(f"{path}.out_proj.weight".lstrip("."))
+        if not own(module) or axis is None:
+            continue
+        heads: int = module.num_heads  # type: ignore[assignment]
+        kept = axis.keep(masks).reshape(heads, -1)
+        if not kept.any(axis=1).all():  # whole heads left; else every head may have lost the same
+            yield path, int(kept.any(axis=1).sum())
+
+
 def rewrite(model: nn.Module, found: Mapping[str, Mapping[str, int]]) -> None:
-    """Set the attributes that `numbers` found."""
+    """Set the attributes that `numbers` found, and let torch's own attention follow its tensors."""
     for path, attributes in found.items():
         module = model.get_submodule(path)
         for name, value in attributes.items():
             setattr(module, name, value)
+    narrow(model)
 
 
 COUNTS = re.compile(r"(head|group)s?$")
@@ -49,6 +66,8 @@ def number_sources(model: nn.Module, path: str, length: int, kind: str) -> list[
     try:
         module = model.get_submodule(path)
     except AttributeError:  # a function that runs as if it were a module
+        return []
+    if own(module):  # all its other sizes follow from its tensors
         return []
     equal = [
         name

@@ -31,3 +31,11 @@ def row_of(node: fx.Node) -> Row:
         return shape.getitem
     name = op_name(node)
     return TABLE.get(name) or TABLE.get(name.rstrip("_")) or pointwise.refuse
+
+
+def contracts(node: fx.Node) -> bool:
+    """Whether a call multiplies and sums: it costs, and ends labels."""
+    name = op_name(node)
+    return any(
+        n in rows for n in (name, name.rstrip("_")) for rows in (contraction.ROWS, attention.ROWS)
+    )

@@ -13,7 +13,8 @@ import numpy as np
 from torch import fx
 
 from sprig.core.ops.contraction import addmm, linear_transposed
-from sprig.core.ops.flow import Flow, Labels, ProductNote, module_of
+from sprig.core.ops.flow import Flow, Labels, module_of
+from sprig.core.ops.notes import ProductNote
 from sprig.core.ops.pointwise import meet
 
 FIXED = "channels meet a tensor that cannot be cut"

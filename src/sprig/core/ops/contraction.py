@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from sprig.core.ops.flow import ContractionNote, Flow
+from sprig.core.ops.flow import Flow
+from sprig.core.ops.notes import ContractionNote
 
 
 def _pick(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
@@ -92,7 +93,7 @@ def linear(flow: Flow, node: fx.Node) -> Any:
     x, w, b = node.args[0], node.args[1], _pick(node, 2, "bias")
     weight, bias = _parameter(flow, w), _parameter(flow, b)
     if weight is None or (b is not None and bias is None):
-        return _count(flow, node, _refuse(flow, node, "the weight is computed, not a parameter"))
+        return linear_part(flow, node, x, w, b)
     shape, wshape = flow.shape(x), flow.shape(w)
     inside = np.asarray(flow.full(x, -1))
     flow.dim(weight, 1, wshape[1], "consumer", inside)
@@ -102,6 +103,33 @@ def linear(flow: Flow, node: fx.Node) -> Any:
             ContractionNote(
                 node, "linear", weight, bias, inside, rows, 1, wshape[1],
                 math.prod(shape[:-1]) / flow.batch, True,
+            )
+        )  # fmt: skip
+    return rows.reshape([1] * (len(shape) - 1) + [-1])
+
+
+def linear_part(flow: Flow, node: fx.Node, x: Any, w: Any, b: Any) -> Any:
+    """A map by some rows of a parameter, e.g. queries from a fused projection: rows may leave, inputs stay."""
+    weight, bias = flow.part(w), flow.part(b)
+    if weight is None or (b is not None and bias is None):
+        return _count(flow, node, _refuse(flow, node, "the weight is computed, not a parameter"))
+    flow.freeze(flow.labels(x), node, "read by a part of a larger parameter")
+    ins = weight.shape[1]
+    flow.dim(
+        weight.tensor, 1, ins, "consumer", np.zeros(ins), "read by a part of a larger parameter"
+    )
+    rows = flow.rows(weight, "producer")
+    if bias is not None:
+        flow.unite(
+            flow.rows(bias, "producer"), rows, f"{bias.tensor} is shared with other channels"
+        )
+    shape = flow.shape(x)
+    if flow.counting:
+        positions = math.prod(shape[:-1]) / flow.batch
+        flow.contractions.append(
+            ContractionNote(
+                node, "linear", weight.tensor, None, np.zeros(ins, dtype=np.int64), rows, 1, ins,
+                positions, True,
             )
         )  # fmt: skip
     return rows.reshape([1] * (len(shape) - 1) + [-1])

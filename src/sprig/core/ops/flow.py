@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
+from sprig.core.ops.notes import ContractionNote, NumberNote, Part, ProductNote, SlotNote
 from sprig.core.types import Frozen
 
 Labels = np.ndarray
@@ -60,56 +61,6 @@ class Classes:
 
 
 @dataclass
-class SlotNote:
-    """One dimension of one tensor, with labels, before groups exist."""
-
-    tensor: str
-    dim: int
-    labels: np.ndarray
-    role: str
-
-
-@dataclass
-class ContractionNote:
-    """One convolution or linear map, before groups exist."""
-
-    node: fx.Node
-    kind: str
-    weight: str
-    bias: str | None
-    in_labels: np.ndarray
-    out_labels: np.ndarray
-    block: int
-    per_group: int  # input channels that each output channel reads (all of them for groups=1)
-    positions: float
-    mixes: bool  # reads all input channels: a consumer
-    stride: tuple[int, ...] = ()
-    padding: tuple[int, ...] = ()
-    dilation: tuple[int, ...] = ()
-    transposed: bool = False  # the weight is (in, out)
-    argument: int = 0  # which argument of the node is the input
-
-
-@dataclass
-class ProductNote:
-    """One product of computed tensors: multiply-adds per sample, and the labels they are linear in."""
-
-    node: fx.Node
-    macs: float
-    lines: list[np.ndarray]
-
-
-@dataclass
-class NumberNote:
-    """A reshape that names a length: the module that did it, the length, and labels along that dimension."""
-
-    module: str
-    length: int
-    labels: np.ndarray  # (length, whatever else varies)
-    kind: str  # "count" of heads or the like, or a "width"
-
-
-@dataclass
 class Flow:
     """State of one walk over one or more graphs of the same model.
 
@@ -132,6 +83,7 @@ class Flow:
     notes: dict[tuple[str, int], SlotNote] = field(default_factory=dict)
     params: dict[fx.Node, str] = field(default_factory=dict)
     values: dict[fx.Node, Any] = field(default_factory=dict)
+    parts: dict[fx.Node, Any] = field(default_factory=dict)  # see `part`
     canonical: dict[str, str] = field(default_factory=dict)
     counting: bool = True  # False while walking the training-mode graph
 
@@ -148,6 +100,9 @@ class Flow:
 
     def labels(self, node: fx.Node) -> Labels:
         """Labels of a node's tensor. A parameter used as a plain operand gets labels along its long dimension."""
+        part = self.part(node)
+        if part is not None and node not in self.params:
+            return self._part_labels(node, part)
         if node in self.values:
             found: Labels = self.values[node]
             return found
@@ -159,6 +114,26 @@ class Flow:
                 return along.reshape([-1 if d == long[0] else 1 for d in range(len(shape))])
             self.pin(self.params[node], shape)
         return np.zeros([1] * len(shape), dtype=np.int64)
+
+    def part(self, node: Any) -> Part | None:
+        """Which rows of which parameter a node is, if it is rows of one."""
+        if node in self.params and node not in self.buffers:
+            rows = self.shape(node)[0] if self.shape(node) else 0
+            return Part(self.params[node], 0, rows, self.shape(node))
+        found = self.parts.get(node)
+        return found if isinstance(found, Part) else None
+
+    def _part_labels(self, node: fx.Node, part: Part) -> Labels:
+        """Rows of a vector carry its labels; rows of anything longer are read in a way that no row follows."""
+        if math.prod(part.shape) == part.shape[0]:
+            return self.rows(part, "follower").reshape([-1] + [1] * (len(part.shape) - 1))
+        self.pin(part.tensor, part.shape)
+        return np.zeros([1] * len(part.shape), dtype=np.int64)
+
+    def rows(self, part: Part, role: str) -> np.ndarray:
+        """Labels of some rows of a parameter."""
+        whole = self.dim(part.tensor, 0, part.shape[0], role)
+        return whole[part.start : part.start + part.count]
 
     def long_dims(self, node: fx.Node) -> list[int]:
         return [d for d, s in enumerate(self.shape(node)) if s > 1]

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 from torch import fx
 
+from sprig.core.ops import parts as rows_of
 from sprig.core.ops.contraction import _pick
-from sprig.core.ops.flow import Flow, Labels, NumberNote, module_of, op_name
+from sprig.core.ops.flow import Flow, Labels, module_of, op_name
+from sprig.core.ops.notes import NumberNote
 
 
 def reshape(flow: Flow, node: fx.Node) -> Labels:
@@ -164,8 +166,10 @@ def split(flow: Flow, node: fx.Node) -> Any:
     x = node.args[0]
     sizes = [tuple(int(s) for s in v.shape) for v in node.meta["val"]]
     dim = int(_pick(node, 2, "dim", 0)) % len(flow.shape(x))
-    labels = flow.labels(x)  # type: ignore[arg-type]
     lengths = [s[dim] for s in sizes]
+    if dim == 0 and flow.part(x) is not None:
+        return rows_of.split(flow, node, lengths)
+    labels = flow.labels(x)  # type: ignore[arg-type]
     if labels.shape[dim] == 1:
         return [labels] * len(lengths)
     parts = np.split(labels, np.cumsum(lengths)[:-1], axis=dim)
@@ -189,12 +193,15 @@ def unbind(flow: Flow, node: fx.Node) -> Any:
 
 
 def getitem(flow: Flow, node: fx.Node) -> Any:
+    rows_of.pick(flow, node)
     return flow.values[node.args[0]][node.args[1]]  # type: ignore[index]
 
 
 def slice_(flow: Flow, node: fx.Node) -> Labels:
     x = node.args[0]
     dim = int(_pick(node, 1, "dim", 0)) % len(flow.shape(x))
+    if dim == 0 and rows_of.cut(flow, node):
+        return flow.none(node)  # type: ignore[no-any-return]
     labels = flow.labels(x)  # type: ignore[arg-type]
     if labels.shape[dim] == 1 or flow.shape(x) == flow.shape(node):
         return labels
