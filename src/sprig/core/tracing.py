@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from sprig.core.capture import check_example
+from sprig.core.capture import batch_size, check_example
 from sprig.core.errors import TraceError
 from sprig.core.example import Example, inputs_of
 from sprig.core.graph import build
@@ -160,17 +161,20 @@ class _Trial:
     def __init__(
         self, model: nn.Module, graph: Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        self.graph, self.tolerance = graph, FINE
-        try:
-            self.inputs = pytree.tree_map(_double, (args, dict(kwargs)))
-            self.model = stirred(model).double()
-            run(lambda twin: twin, self.model, *self.inputs)
-        except Exception:  # it insists on its own precision
-            self.model, self.inputs, self.tolerance = (
-                stirred(model),
-                (args, dict(kwargs)),
-                TOLERANCE,
-            )
+        self.graph = graph
+        given = (args, dict(kwargs))
+        single = pytree.tree_map(partial(_first_sample, batch_size(args, kwargs)), given)
+        live = stirred(model)
+        for inputs, wide in ((single, True), (given, True), (single, False), (given, False)):
+            self.inputs, self.model, self.tolerance = inputs, live, TOLERANCE
+            if wide:
+                self.inputs, self.tolerance = pytree.tree_map(_double, inputs), FINE
+                self.model = copy.deepcopy(live).double()
+            try:
+                run(lambda twin: twin, self.model, *self.inputs)
+                return
+            except Exception:  # it insists on its own precision, or on this batch
+                continue
 
     def guess(self, indices: Sequence[int], fresh: Sequence[int]) -> bool:
         """Whether the modules follow when fewer of their own numbers are rewritten; keeps what works."""
@@ -222,6 +226,12 @@ def stirred(model: nn.Module) -> nn.Module:
                 noise = torch.rand(tensor.shape, generator=generator) - 0.5
                 tensor.add_(noise.to(tensor))
     return twin
+
+
+def _first_sample(batch: int, leaf: Any) -> Any:
+    """A trial needs one sample, however many were given."""
+    several = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch > 1
+    return leaf[:1] if several else leaf
 
 
 def _double(leaf: Any) -> Any:

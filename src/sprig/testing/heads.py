@@ -163,3 +163,40 @@ class Stored(nn.Module):
         even = torch.zeros(1, self.num_heads, t, t)
         x = F.scaled_dot_product_attention(q * turn, k * turn, v, attn_mask=even)
         return x.transpose(1, 2).reshape(n, t, -1) @ self.leave
+
+
+class Shared(nn.Module):
+    """Many queries, one key and one value."""
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.inner_dim = heads, inner, heads * inner
+        self.q, self.kv = nn.Linear(width, self.inner_dim), nn.Linear(width, 2 * inner)
+        self.out = nn.Linear(self.inner_dim, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        k, v = self.kv(x).unsqueeze(1).chunk(2, dim=-1)
+        q = self.q(x).reshape(n, t, self.num_heads, self.head_dim).transpose(1, 2)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.out(x.transpose(1, 2).reshape(n, t, self.inner_dim))
+
+
+class Joined(nn.Module):
+    """One map whose bias is joined from two parameters and a buffer."""
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.inner_dim = heads, inner, heads * inner
+        self.qkv = nn.Linear(width, 3 * self.inner_dim, bias=False)
+        self.ask, self.tell = (nn.Parameter(torch.randn(self.inner_dim)) for _ in "qv")
+        self.none: Tensor
+        self.register_buffer("none", torch.zeros(self.inner_dim))
+        self.out = nn.Linear(self.inner_dim, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        qkv = F.linear(x, self.qkv.weight, torch.cat([self.ask, self.none, self.tell]))
+        q, k, v = qkv.reshape(n, t, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.out(x.transpose(1, 2).reshape(n, t, self.inner_dim))

@@ -92,11 +92,15 @@ def _wide(a: Labels, b: Labels) -> tuple[int, ...]:
 
 
 def _free_letters(flow: Flow, node: fx.Node, a: Side, b: Side) -> None:
-    """Channels of both operands in one result, e.g. attention across channels: only what they share can leave."""
+    """Channels of both operands in one result, e.g. many heads that share one value: one side's must stay.
+
+    The right side's do, so that heads leave; where heads stay (`Flow.inner`), the left side's.
+    """
     free = ["".join(c for c in s.along() if c not in o.letters) for s, o in ((a, b), (b, a))]
     if free[0] and free[1]:
-        a.keep_whole(flow, free[0], node, "channels meet channels")
-        b.keep_whole(flow, free[1], node, "channels meet channels")
+        inner = module_of(node) in flow.inner
+        side, letters = (a, free[0]) if inner else (b, free[1])
+        side.keep_whole(flow, letters, node, "channels meet channels")
 
 
 def _shared_letters(

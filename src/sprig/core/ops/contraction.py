@@ -92,12 +92,14 @@ def conv(flow: Flow, node: fx.Node) -> Any:
 def linear(flow: Flow, node: fx.Node) -> Any:
     x, w, b = node.args[0], node.args[1], _pick(node, 2, "bias")
     weight, bias = _parameter(flow, w), _parameter(flow, b)
-    if weight is None or (b is not None and bias is None):
+    if weight is None or flow.parts.get(b) is not None:
         return linear_part(flow, node, x, w, b)
     shape, wshape = flow.shape(x), flow.shape(w)
     inside = np.asarray(flow.full(x, -1))
     flow.dim(weight, 1, wshape[1], "consumer", inside)
     rows = _one_use(flow, weight, bias, np.zeros(wshape[0]), "producer")
+    if b is not None and bias is None:  # computed, e.g. joined from several
+        flow.unite(rows, flow.labels(b), "its bias is computed from what never leaves")
     if flow.counting:
         flow.contractions.append(
             ContractionNote(

@@ -132,7 +132,7 @@ def flip(flow: Flow, node: fx.Node) -> Labels:
 def cat(flow: Flow, node: fx.Node) -> Labels:
     parts = [p for p in node.args[0] if math.prod(flow.shape(p)) > 0]  # type: ignore[union-attr, arg-type]
     dim = int(_pick(node, 1, "dim", 0)) % len(flow.shape(node))
-    labels = [flow.labels(p) for p in parts]
+    labels = [_joined(flow, p, dim) for p in parts]
     if all(a.shape[dim] == 1 for a in labels):
         roots = [flow.classes.roots(a) for a in labels]
         if all(np.array_equal(roots[0], r) for r in roots[1:]):  # in the same order, too
@@ -151,6 +151,13 @@ def cat(flow: Flow, node: fx.Node) -> Labels:
         )
         return first
     return result
+
+
+def _joined(flow: Flow, part: fx.Node, dim: int) -> Labels:
+    """A buffer that is joined end to end, e.g. keys' zeros between two biases, has channels of its own."""
+    if part in flow.buffers and flow.long_dims(part) == [dim] == [0]:
+        return flow.dim(flow.params[part], 0, flow.shape(part)[0], "follower")
+    return flow.labels(part)
 
 
 def stack(flow: Flow, node: fx.Node) -> Labels:
