@@ -1,0 +1,95 @@
+"""results/peers.md out of results/peers.jsonl."""
+
+import statistics
+from collections import Counter
+from typing import Any
+
+Row = dict[str, Any]
+DONE = ("handled", "wrong")  # ran to the end
+HEAD = """# sprig, torch-pruning and torch-kirigami on the same models
+
+Made by `python benchmarks/peers.py table` from `peers.jsonl`; `python benchmarks/peers.py run` fills that, one process
+per model and tool, one thread, smallest models first. Random weights in which no tensor is constant. *Listed*: the
+smallest member of every timm family and torchvision's classifiers below 100 M parameters.
+
+- **sprig**: trace, random units at 60% of the multiply-adds or as near as the groups allow, shrink.
+- **torch-pruning** {tp}: the recipe of its README (`BasePruner`, `GroupMagnitudeImportance(p=2)`, the classifier
+  ignored), 22.54% of every layer's channels, which is 60% of the multiply-adds where both sides of every layer shrink;
+  attention heads told and written back as in its own example for timm models. Where that fails, once more with
+  `round_to=8`, as its README recommends; the better counts. Nothing for single models.
+- **torch-kirigami** {kg}: the quick start of its README (`discover_candidates`, `Greedy(GroupMagnitude(p=2))`), 60% of
+  the parameters; where it says what it can reach instead, that is asked for.
+
+*Handled*: within {limit} seconds of processor time for trace + plan + shrink something was removed, and the small
+network runs with outputs of the same shape, runs on another batch size and trains a step. *Masked = shrunk*: what left
+is read off the weights, the same for all tools; the dense network with that set to zero gives the same outputs
+(float64, relative difference at most 1e-8; float32 models 1e-4). *But for norms*: the same once layer and group norms
+leave out what left: the cut changed what the norms compute. sprig refuses such cuts, torch-pruning makes them on
+purpose. *Wrong*: neither. Seconds are processor time, which a crowded machine disturbs little; this one was crowded.
+"""
+
+
+def page(listed: list[str], rows: list[Row], arms: list[str]) -> str:
+    """The whole file."""
+    at = {(r["model"], r["arm"]): r for r in rows}
+    tried = {a: [s for s in listed if (s, a) in at] for a in arms}
+    versions = {r["arm"]: r["version"] for r in rows}
+    limits = sorted({r["limit"] for r in rows})
+    out = [
+        HEAD.format(
+            tp=versions.get("torch-pruning", ""),
+            kg=versions.get("torch-kirigami", ""),
+            limit=" or ".join(f"{s:.0f}" for s in limits),
+        )
+    ]
+    every = [s for s in listed if all((s, a) in at for a in arms)]
+    out += [f"## The {len(every)} models (of {len(listed)} listed) tried with all", ""]
+    out += summary(every, at, arms)
+    for other in (a for a in arms if a != "sprig"):
+        both = [s for s in listed if (s, "sprig") in at and (s, other) in at]
+        if len(both) > len(every):
+            out += [f"## The {len(both)} models tried with sprig and {other}", ""]
+            out += summary(both, at, ["sprig", other])
+    out += ["## Every model", "", "| model | params | " + " | ".join(arms) + " |"]
+    out += ["|---|---|" + "---|" * len(arms)]
+    for spec in (s for s in listed if any(s in tried[a] for a in arms)):
+        cells = [cell(at[spec, a]) if (spec, a) in at else "" for a in arms]
+        params = max(at[spec, a].get("params", 0) for a in arms if (spec, a) in at) / 1e6
+        out.append(f"| {spec} | {params:.1f} M | " + " | ".join(cells) + " |")
+    return "\n".join(out) + "\n"
+
+
+def summary(models: list[str], at: dict[tuple[str, str], Row], arms: list[str]) -> list[str]:
+    """One table: shares over `models`, seconds over those that all of `arms` handle."""
+    common = [s for s in models if all(at[s, a]["status"] in DONE for a in arms)]
+    out = [
+        "| | handled | masked = shrunk | but for norms | wrong | failed | over the time | "
+        f"median seconds where all handle it ({len(common)}) | median MACs kept there |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for arm in arms:
+        mine = [at[s, arm] for s in models]
+        count = Counter(r["status"] for r in mine)
+        same = Counter(r["same"] for r in mine if r["status"] in DONE)
+        handled = count["handled"] + count["wrong"]
+        share = f" ({handled / len(mine):.0%})" if mine else ""
+        seconds = [at[s, arm]["seconds"] for s in common]
+        kept = [at[s, arm]["kept"] for s in common]
+        fast = f"{statistics.median(seconds):.1f}" if common else ""
+        part = f"{statistics.median(kept):.0%}" if common else ""
+        out.append(
+            f"| {arm} | {handled} of {len(mine)}{share} | {same['yes']} | {same['but for norms']} | "
+            f"{same['no']} | {count['failed'] + count['unchecked']} | {count['timeout']} | {fast} | {part} |"
+        )
+    return [*out, ""]
+
+
+def cell(row: Row) -> str:
+    """What happened with one model and tool."""
+    if row["status"] not in DONE:
+        reason = row.get("reason", "").replace("|", "/").replace("\n", " ")
+        return f"**{row['status']}** {reason[:110]}"
+    gap = f"{row['gap']:.0e}" if "gap" in row else ""
+    same = {"yes": f"= ({gap})", "no": f"**wrong** ({gap})"}.get(row["same"], row["same"])
+    step = ", round_to=8" if row.get("settings") else ""
+    return f"{row['kept']:.0%} of MACs, {row['seconds']:.1f} s, {same}{step}"
