@@ -251,6 +251,29 @@ def test_sizes_offered_are_aligned_where_the_machine_is(graph: Graph, table: Tim
     assert set(range(16, out.size + 1, 16)) <= set(found.tolist()) and found[0] == 1
 
 
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_plan_by_multiply_adds_is_as_fast_and_less_harmful(
+    graph: Graph, table: TimeTable, share: float, seed: int
+) -> None:
+    """Times full of noise: going by them alone would be led astray."""
+    draw = np.random.default_rng(seed)
+    noisy = replace(
+        table,
+        layers=tuple(
+            replace(r, ms=tuple(tuple(t * draw.uniform(0.4, 2.0) for t in row) for row in r.ms))
+            for r in table.layers
+        ),
+    )
+    path = path_of(graph, noisy)
+    clock = path.clock
+    model, limit = clock.models[LATENCY], share * float(path.dense_ms or 0)
+    chosen = path.predicted(path.at(Budget(latency=share)))
+    points = clock._descent("macs")[1]
+    fast = [clock.harm(kept) for kept in points if model(kept) <= limit]
+    assert fast and chosen <= min(fast) * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_budgets_of_time(graph: Graph, table: TimeTable, known: bool) -> None:
     path = path_of(graph, table)

@@ -63,6 +63,18 @@ def test_at_least_seven_pairs() -> None:
     assert paired(slow, slow, device=CPU, clock=hand, pairs=12)["pairs"] == 12
 
 
+@pytest.mark.parametrize("spread, longer", [(0.01, False), (0.6, True)])
+def test_scattered_ratios_are_measured_longer(spread: float, longer: bool) -> None:
+    hand, draw = Hand(), np.random.default_rng(0)
+    dense, small = (
+        hand.work(lambda s=s: s * (1 + spread * draw.uniform(-1, 1))) for s in (0.2, 0.1)
+    )
+    seen = paired(dense, small, device=CPU, clock=hand, seconds=6.0)
+    assert (hand.now > 12.0) is longer
+    assert hand.now < 6.0 * 4 + 2.0
+    assert seen["pairs"] >= 7
+
+
 def test_sweeps_take_the_median_of_interleaved_measurements() -> None:
     hand, order = Hand(), []
 

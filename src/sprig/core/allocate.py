@@ -147,10 +147,23 @@ class Allocator:
         return kept
 
     def sizes(self, limits: Mapping[str, float]) -> dict[int, int]:
-        """Units to keep per group index."""
+        """Units to keep per group index.
+
+        Of time two descents are tried, by milliseconds saved and by multiply-adds saved, and the less harmful is taken:
+        the times of a table are noisy and stepped, and what they say of a single unit may mislead.
+        """
         self.reachable(limits)
-        kept = self._fill(self._start(limits), limits)
+        found = [self._fill(self._start(limits), limits)]
+        if LATENCY in limits:
+            found.append(self._fill(self._along("macs", limits), limits))
+        kept = min(found, key=self.harm)
         return {c.group: int(kept[c.group]) for c in self.choices}
+
+    def harm(self, kept: np.ndarray) -> float:
+        """Summed harm of a choice of sizes."""
+        return sum(
+            float(c.harm[np.searchsorted(c.sizes, int(kept[c.group]))]) for c in self.choices
+        )
 
     def even(self, limits: Mapping[str, float]) -> dict[int, int]:
         """The same fraction of every group, as large as the budget allows."""
@@ -201,14 +214,27 @@ class Allocator:
         if len(limits) > 1:
             return self._descend(limits)
         ((unit, limit),) = limits.items()
+        costs, points = self._descent(unit)
+        within = np.flatnonzero(costs <= limit * (1 + 1e-12))
+        return points[within[0]].copy() if len(within) else self.least()
+
+    def _descent(self, unit: str) -> tuple[np.ndarray, list[np.ndarray]]:
+        """All points on the way down by one unit of account, and what they cost in it."""
         if unit not in self.descents:
             points: list[np.ndarray] = []
             self._descend({unit: self.models[unit](self.least())}, points)
             costs = np.array([self.models[unit](kept) for kept in points])
             self.descents[unit] = (costs, points)
-        costs, points = self.descents[unit]
-        within = np.flatnonzero(costs <= limit * (1 + 1e-12))
-        return points[within[0]].copy() if len(within) else self.least()
+        return self.descents[unit]
+
+    def _along(self, unit: str, limits: Mapping[str, float]) -> np.ndarray:
+        """The first point on the way down by `unit` that is within limits of other units."""
+        points = self._descent(unit)[1]
+        low, high = -1, len(points) - 1  # the last point is the least that there is
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._over(points[middle], limits) else (low, middle)
+        return points[high].copy()
 
     def _descend(
         self, limits: Mapping[str, float], trail: list[np.ndarray] | None = None
