@@ -63,7 +63,7 @@ def test_at_least_seven_pairs() -> None:
     assert paired(slow, slow, device=CPU, clock=hand, pairs=12)["pairs"] == 12
 
 
-@pytest.mark.parametrize("spread, longer", [(0.01, False), (0.6, True)])
+@pytest.mark.parametrize(("spread", "longer"), [(0.01, False), (0.6, True)])
 def test_scattered_ratios_are_measured_longer(spread: float, longer: bool) -> None:
     hand, draw = Hand(), np.random.default_rng(0)
     dense, small = (
