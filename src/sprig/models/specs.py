@@ -15,7 +15,7 @@ from sprig.models import huggingface
 from sprig.models.weights import load_weights
 
 KNOWN = {
-    "torchvision:NAME": "a classifier of torchvision.models, for example torchvision:resnet50",
+    "torchvision:NAME": "a model of torchvision, for example torchvision:resnet50 or torchvision:fcn_resnet50",
     "timm:NAME": "a model of timm, for example timm:efficientnet_lite0",
     "hf:TYPE[?KEY=VALUE&...]": "a model of transformers with random weights, for example hf:bert?num_hidden_layers=2",
     "hf:FOLDER or hf:package:NAME": "a model of transformers with the weights beside its config.json",
@@ -143,7 +143,8 @@ def _torchvision(name: str, options: dict[str, Any]) -> Any:
         "inception_v3",
     ):  # they warn unless told that slow initialisation is meant
         options.setdefault("init_weights", True)
-    if models.get_model_builder(name).__module__.startswith("torchvision.models.detection"):
+    parts = ("torchvision.models.detection", "torchvision.models.segmentation")
+    if models.get_model_builder(name).__module__.startswith(parts):
         options.setdefault("weights_backbone", None)  # else it would be downloaded
     try:
         return models.get_model(name, weights=None, **options)
