@@ -115,6 +115,29 @@ def test_rows_times_weight_is_the_convolution(dims, conv, space, limit):
     torch.testing.assert_close(taken.x @ w.flatten(1).T, targets_at(y, taken.where, "conv"))
 
 
+UPS = [
+    (1, {"kernel": (3,), "stride": (2,), "padding": (1,), "dilation": (2,), "extra": (1,)}, (6,)),
+    (2, {"kernel": (2, 2), "stride": (2, 2)}, (4, 3)),
+    (2, {"kernel": (3, 4), "stride": (1, 3), "padding": (1, 0), "extra": (0, 2)}, (5, 4)),
+    (3, {"kernel": (2, 3, 1), "stride": (3, 2, 1), "padding": (0, 1, 0)}, (3, 4, 2)),
+]
+
+
+@pytest.mark.parametrize(("dims", "conv", "space"), UPS)
+@pytest.mark.parametrize("limit", [None, 11])
+def test_rows_times_weight_is_the_transposed_convolution(dims, conv, space, limit):
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(3, 4, *space, generator=g, dtype=torch.float64)
+    w = torch.randn(4, 5, *conv["kernel"], generator=g, dtype=torch.float64)
+    apply = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
+    named = {"output_padding" if k == "extra" else k: v for k, v in conv.items() if k != "kernel"}
+    y = apply(x, w, **named)
+    taken = rows(x, "conv", **conv, transposed=True, limit=limit, generator=g)
+    assert len(taken.x) == (y.numel() // 5 if limit is None else 11)
+    matrix = w.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(taken.x @ matrix.T, targets_at(y, taken.where, "conv"))
+
+
 def test_linear_rows_and_their_targets():
     g = torch.Generator().manual_seed(0)
     x, w = torch.randn(2, 7, 4, generator=g), torch.randn(3, 4, generator=g)

@@ -38,7 +38,7 @@ def cut(name: str, **keep: tuple[int, ...]) -> Any:
         g.name: k
         for g in graph.prunable
         for key, k in keep.items()
-        if key in (g.name, f"_{g.name}")
+        if key.removeprefix("_") == g.name.replace(".", "_")
     }
     return shrink(net, plan_for(graph, **names), graph)
 
@@ -55,6 +55,17 @@ def test_numbers_beside_the_tensors() -> None:
     small = cut("group_norm", _0=(1, 2, 3))
     assert (small[1].num_groups, small[1].num_channels) == (3, 9)
     assert cut("prelu", _0=(0, 1))[1].num_parameters == 2
+    small = cut("unet", bottom_0=(1, 2, 3), up_second=(0, 6))
+    assert (small.up_second.in_channels, small.up_second.out_channels) == (3, 2)
+    small = cut("segmenter", deep=(0, 3), wide=(1, 2, 5))
+    up = small.grouped
+    assert (up.groups, up.in_channels, up.out_channels) == (2, 6, 4)
+    assert (small.alone.groups, small.alone.in_channels, small.alone.out_channels) == (3, 3, 3)
+    small = cut("lstm", conv=(0, 1, 5), rnn=(2, 4))
+    assert (small.rnn.input_size, small.rnn.hidden_size, small.up.in_features) == (3, 2, 2)
+    small = cut("cells", enter=(0, 1, 5), first=(2, 4), second=(0, 1, 3))
+    assert (small.first.input_size, small.first.hidden_size) == (3, 2)
+    assert (small.second.input_size, small.second.hidden_size) == (2, 3)
     small = cut("words", words=(0, 1, 7))
     assert (small.words.embedding_dim, small.words.num_embeddings) == (3, 11)
     assert "3" in repr(small.words)

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from sprig.core.errors import InputError, TraceError
+from sprig.core.recurrent import apart
 
 
 def capture(
@@ -36,7 +37,7 @@ def capture(
             warnings.simplefilter(
                 "ignore"
             )  # export's own deprecation notes say nothing about the model
-            return inlined(torch.export.export(twin, own[0], own[1], strict=False))
+            return apart(inlined(torch.export.export(twin, own[0], own[1], strict=False)))
     except Exception as error:
         raise TraceError(
             f"the model cannot be exported at {_where(error)}: {_line(error)}; make that line independent of "

@@ -42,6 +42,8 @@ def consumer_rows(
         stride=consumer.stride,
         padding=consumer.padding,
         dilation=consumer.dilation,
+        extra=consumer.extra,
+        transposed=consumer.transposed,
         limit=limit,
         generator=generator,
         live=None if live is None else live[:keep],

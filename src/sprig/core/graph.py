@@ -246,13 +246,14 @@ class _Builder:
                         axis=self.axis(note.in_labels),
                         block=note.block,
                         out=len(note.out_labels),
-                        positions=int(note.positions),
+                        positions=int(note.positions if note.places is None else note.places),
                         stride=note.stride,
                         padding=note.padding,
                         dilation=note.dilation,
                         norm=self._norm_behind(note),
                         transposed=note.transposed,
                         argument=note.argument,
+                        extra=note.extra,
                     )
                 )
         return tuple(sorted(found, key=lambda c: c.order))

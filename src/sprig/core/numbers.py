@@ -7,6 +7,7 @@ import numpy as np
 from torch import nn
 
 from sprig.core.multihead import narrow, own
+from sprig.core.sizes import settle
 from sprig.core.types import Graph
 
 Masks = Mapping[int, np.ndarray]
@@ -44,12 +45,13 @@ def _torch_heads(model: nn.Module, masks: Masks, graph: Graph) -> Iterator[tuple
 
 
 def rewrite(model: nn.Module, found: Mapping[str, Mapping[str, int]]) -> None:
-    """Set the attributes that `numbers` found, and let torch's own attention follow its tensors."""
+    """Set the attributes that `numbers` found; layers of torch's own follow their tensors."""
     for path, attributes in found.items():
         module = model.get_submodule(path)
         for name, value in attributes.items():
             setattr(module, name, value)
     narrow(model)
+    settle(model)
 
 
 COUNTS = re.compile(r"(head|group)s?$")

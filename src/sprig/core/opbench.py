@@ -64,17 +64,20 @@ def contraction(op: Op, inside: int, outside: int) -> Op:
     """A convolution or linear map with other widths. Of a grouped one, `outside` counts; its groups go with it."""
     x, w = op.args[:2]
     args = list(op.args)
-    old_out, per_in = w.shape[:2]
+    back = _transposed(op)  # its weight is (inputs, outputs / groups)
     if _groups(op) > 1:
-        per_out = old_out // _groups(op)
+        per_in, per_out = w.shape[0] // _groups(op), w.shape[1]
+        if not back:
+            per_in, per_out = per_out, per_in
         left = max(1, outside // per_out)
         inside, outside = left * per_in, left * per_out
-        args += _conv_defaults(len(w.shape) - 2)[len(args) - 2 :]
+        args += conv_defaults(op)[len(args) - 2 :]
         args[6] = left
-        args[1] = Blank((outside, *w.shape[1:]), w.dtype)
+        args[1] = Blank((inside if back else outside, *w.shape[1:]), w.dtype)
         args[0] = Blank((x.shape[0], inside, *x.shape[2:]), x.dtype)
     else:
-        args[1] = Blank((outside, inside, *w.shape[2:]), w.dtype)
+        two = (inside, outside) if back else (outside, inside)
+        args[1] = Blank((*two, *w.shape[2:]), w.dtype)
         linear = len(w.shape) == 2
         shape = (*x.shape[:-1], inside) if linear else (x.shape[0], inside, *x.shape[2:])
         args[0] = Blank(shape, x.dtype)
@@ -83,8 +86,15 @@ def contraction(op: Op, inside: int, outside: int) -> Op:
     return Op(op.target, tuple(args), op.kwargs)
 
 
-def _conv_defaults(spatial: int) -> list[Any]:
-    return [None, [1] * spatial, [0] * spatial, [1] * spatial, 1]
+def _transposed(op: Op) -> bool:
+    return str(op.target).startswith("aten.conv_transpose")
+
+
+def conv_defaults(op: Op) -> list[Any]:
+    """What a convolution's arguments behind input and weight are when they are not given."""
+    spatial = len(op.args[1].shape) - 2
+    ones, zeros = [1] * spatial, [0] * spatial
+    return [None, ones, zeros, zeros, 1, ones] if _transposed(op) else [None, ones, zeros, ones, 1]
 
 
 def _groups(op: Op) -> int:
@@ -200,7 +210,7 @@ def _onnx_call(op: Op, threads: int) -> Callable[[], Any]:
         weight = np.ascontiguousarray(weight.T)
     else:
         spatial = len(w.shape) - 2
-        args = [*op.args, *_conv_defaults(spatial)[len(op.args) - 2 :]]
+        args = [*op.args, *conv_defaults(op)[len(op.args) - 2 :]]
         stride, pad, dilation = (
             (list(v) * spatial)[:spatial] if isinstance(v, list | tuple) else [v] * spatial
             for v in args[3:6]

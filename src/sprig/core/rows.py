@@ -26,6 +26,8 @@ def rows(
     stride: Sequence[int] = (),
     padding: Sequence[int] = (),
     dilation: Sequence[int] = (),
+    extra: Sequence[int] = (),
+    transposed: bool = False,
     limit: int | None = None,
     generator: torch.Generator | None = None,
     live: Tensor | None = None,
@@ -34,8 +36,10 @@ def rows(
 
     Positions are drawn without replacement, all equally likely, *before* anything is unfolded, so cost and
     memory go with the sample. Convolutions of any dimension, zero padding. For a grouped convolution give
-    the channels of one conv group. `live` marks the rows of a linear consumer that may be taken: (batch, tokens),
-    False at padding. Take the targets at the same places with `targets_at`.
+    the channels of one conv group. A `transposed` one (`extra`: its output_padding) has zeros where a kernel
+    position meets no input, so that its weight, outputs first, acts as an ordinary matrix. `live` marks the rows of
+    a linear consumer that may be taken: (batch, tokens), False at padding. Take the targets at the same places with
+    `targets_at`.
 
     >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
     >>> rows(image, "conv", kernel=(2, 2), stride=(2, 2)).x
@@ -54,25 +58,34 @@ def rows(
     kernel = tuple(kernel) or (1,) * dims
     stride, dilation = tuple(stride) or (1,) * dims, tuple(dilation) or (1,) * dims
     padding = tuple(padding) or (0,) * dims
-    if not len(kernel) == len(stride) == len(dilation) == len(padding) == dims:
+    extra = tuple(extra) or (0,) * dims
+    if not len(kernel) == len(stride) == len(dilation) == len(padding) == len(extra) == dims:
         raise InputError(
             f"a convolution over {dims} dimensions needs {dims} numbers each for kernel, stride, padding "
             f"and dilation; found {kernel}, {stride}, {padding}, {dilation}"
         )
+    sizes = zip(space, padding, dilation, kernel, stride, extra, strict=True)
     out = [
-        (s + 2 * p - d * (k - 1) - 1) // t + 1
-        for s, p, d, k, t in zip(space, padding, dilation, kernel, stride, strict=True)
+        (s - 1) * t - 2 * p + d * (k - 1) + e + 1
+        if transposed
+        else (s + 2 * p - d * (k - 1) - 1) // t + 1
+        for s, p, d, k, t, e in sizes
     ]
     if min(out) < 1:
         raise InputError(f"an input of size {tuple(space)} is too small for a kernel of {kernel}")
     where = _sample(len(x) * reduce(int.__mul__, out), limit, generator).to(x.device)
     pixels = x.movedim(1, -1)  # a view: only the sampled places are ever copied
-    sample, corner = _corners(where, out, stride, padding)
+    back = [-p for p in padding] if transposed else padding
+    sample, corner = _corners(where, out, (1,) * dims if transposed else stride, back)
     taps = []
     for tap in product(*(range(k) for k in kernel)):
         index, inside = [sample], torch.ones_like(where, dtype=torch.bool)
-        for c, t, d, s in zip(corner, tap, dilation, space, strict=True):
+        for c, t, d, s, step in zip(corner, tap, dilation, space, stride, strict=True):
             at = c + t * d
+            if transposed:  # input i spreads to i * step - padding + t * d
+                far = c - t * d
+                at = far // step
+                inside &= far % step == 0
             inside &= (at >= 0) & (at < s)
             index.append(at.clamp(0, s - 1))
         picked = pixels[tuple(index)]

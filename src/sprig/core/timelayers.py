@@ -5,6 +5,7 @@ pools, attention products) moves as many numbers as the contractions before it m
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,13 @@ import torch
 from torch import fx
 
 from sprig.core.opbench import Op, blank_op, contraction, pointwise
+from sprig.core.ops.recurrent import KINDS as RECURRENT
 from sprig.core.types import Axis, Graph
 
 VIEWS = frozenset(
     "view reshape permute transpose getitem unbind chunk split split_with_sizes select slice expand flatten "
     "dropout dropout_ detach alias unsqueeze squeeze t unflatten movedim swapaxes expand_as view_as "
-    "sym_size contiguous lift_fresh_copy detach_".split()
+    "sym_size contiguous lift_fresh_copy detach_ eye".split()
 )  # take no time of their own unless they copy
 PERIOD = 16  # numbers that vector units take at once, at most: steps are looked for within so many channels
 
@@ -75,7 +77,8 @@ class Layer:
     def family(self) -> str:
         """Layers whose steps are alike."""
         kernel = list(self.op.args[1].shape[2:]) if self.contracts else []
-        return f"{self.kind}{kernel}"
+        back = "transposed " if "conv_transpose" in str(self.op.target) else ""
+        return f"{back}{self.kind}{kernel}"
 
 
 def layers(graph: Graph, program: torch.export.ExportedProgram) -> list[Layer]:
@@ -102,6 +105,8 @@ def layers(graph: Graph, program: torch.export.ExportedProgram) -> list[Layer]:
             passed[node] = (outside, len(shape) - 1 if kind == "linear" else 1, len(shape))
             continue
         width, dim, ndim = _passed(node, name, shape, passed)
+        if term is not None and name in RECURRENT:  # a share of its dense time: it is not run alone
+            width, dim, ndim = Width.of(term.axes[0], sizes), None, len(shape)
         passed[node] = (width, _place(shape, width, dim, ndim), len(shape))
         if shape or isinstance(node.meta.get("val"), list | tuple):
             found.append(
@@ -148,7 +153,7 @@ def _place(shape: tuple[int, ...], width: Width, dim: int | None, ndim: int) -> 
 
 
 def _contracts(name: str, node: fx.Node) -> bool:
-    if name not in ("conv1d", "conv2d", "conv3d", "linear"):
+    if not re.fullmatch(r"conv(_transpose)?[123]d|linear", name):
         return False
     return isinstance(_blank_shape(node), tuple)
 

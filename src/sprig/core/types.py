@@ -67,7 +67,7 @@ class Consumer:
     kind: Literal["conv", "linear"]
     weight: str
     bias: str | None
-    axis: Axis  # over the input channels of the weight (dimension 1)
+    axis: Axis  # over the input channels of the weight (dimension 1; 0 if transposed)
     block: int  # kernel positions per input channel; 1 for linear
     out: int  # output channels O
     positions: int  # output positions per sample
@@ -75,17 +75,21 @@ class Consumer:
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     norm: str | None = None  # prefix of the batch norm that alone reads the output, if there is one
-    transposed: bool = False  # the weight is (in, out), as in GPT-2
+    transposed: bool = False  # the weight is (in, out, ...), as of a transposed convolution
     argument: int = 0  # which argument of the node is the input
+    extra: tuple[int, ...] = ()  # output_padding of a transposed convolution
 
     def matrix(self, weights: Mapping[str, Tensor]) -> Tensor:
         """The weight with the outputs first."""
         weight = weights[self.weight]
-        return weight.mT if self.transposed else weight
+        return weight.transpose(0, 1) if self.transposed else weight
 
     def stored(self, matrix: Tensor, old: Tensor) -> Tensor:
-        """A weight with the outputs first, as the tensor `old` keeps it."""
-        return (matrix.mT.contiguous() if self.transposed else matrix.reshape(old.shape)).to(old)
+        """A weight with the outputs first, perhaps flattened behind them, as the tensor `old` keeps it."""
+        if not self.transposed:
+            return matrix.reshape(old.shape).to(old)
+        back = matrix.reshape(old.shape[1], old.shape[0], *old.shape[2:])
+        return back.transpose(0, 1).contiguous().to(old)
 
     @property
     def groups(self) -> tuple[int, ...]:

@@ -183,18 +183,6 @@ class Dictionary(nn.Module):
         return {"scores": y, "again": y, "best": y.argmax(1)}
 
 
-class Transposed(nn.Module):
-    """Transposed convolutions have no row yet: their input stays."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.down, self.up = nn.Conv2d(3, 6, 2, stride=2), nn.ConvTranspose2d(6, 5, 2, stride=2)
-        self.last, self.head = nn.Conv2d(5, 7, 1), nn.Conv2d(7, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.relu(self.last(F.relu(self.up(F.relu(self.down(x)))))))
-
-
 class HardView(nn.Module):
     """The number of channels is written into a view."""
 

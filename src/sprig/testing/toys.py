@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sprig.testing import blocks, hard, heads, moves, tokens
+from sprig.testing import blocks, decoders, hard, heads, moves, sequences, tokens
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,24 @@ TOYS: dict[str, Toy] = {
     "tied": Toy(blocks.Tied, (4, 6), ("enter", "first")),
     "tied_decoder": Toy(blocks.TiedDecoder, (4, 6), (), says="also used whole"),
     "auxiliary": Toy(blocks.Auxiliary, IMAGE, ("stem", "body")),
+    # ---- larger maps by transposed convolutions
+    "unet": Toy(
+        decoders.UNet,
+        IMAGE,
+        (
+            "first.0",
+            "second.0",
+            "bottom.0",
+            "up_second",
+            "join_second.0",
+            "up_first",
+            "join_first.0",
+        ),
+    ),
+    "generator": Toy(decoders.generator, (3, 5, 1, 1), ("0", "3")),
+    "segmenter": Toy(decoders.Segmenter, IMAGE, ("down", "deep", "wide")),
+    "wave": Toy(decoders.wave, (3, 2, 16), ("0", "2")),
+    "volume": Toy(decoders.volume, (2, 2, 4, 6, 6), ("0", "2")),
     # ---- parameters outside of layers
     "layer_scale": Toy(tokens.LayerScale, IMAGE, ("stem", "up")),
     "position": Toy(tokens.Position, (2, 3, 4, 4), ("stem", "up")),
@@ -82,6 +100,21 @@ TOYS: dict[str, Toy] = {
     ),
     "words": Toy(tokens.words, (3, 7), ("words", "up")),
     "clip": Toy(tokens.Clip, IMAGE, ("conv",)),
+    # ---- recurrent layers
+    "lstm": Toy(sequences.Reader, (2, 3, 7), ("conv", "rnn", "up")),
+    "lstm_deep": Toy(
+        partial(sequences.Reader, num_layers=2, bidirectional=True, bias=False),
+        (2, 3, 7),
+        ("conv", "rnn", "up"),
+    ),
+    "lstm_projected": Toy(
+        partial(sequences.Reader, proj_size=3), (2, 3, 7), ("conv", "up"), says="with a projection"
+    ),
+    "rnn": Toy(
+        partial(sequences.Reader, nn.RNN, nonlinearity="relu"), (2, 3, 7), ("conv", "rnn", "up")
+    ),
+    "translator": Toy(sequences.translator, (2, 6), ("words", "encode")),
+    "cells": Toy(sequences.Steps, (2, 4, 3), ("enter", "first", "second")),
     # ---- values that travel through views, orders and halves
     "swapped": Toy(hard.Swapped, IMAGE, ("a",)),
     "halves": Toy(hard.Halves, IMAGE, ("stem",)),
@@ -95,7 +128,6 @@ TOYS: dict[str, Toy] = {
     "products": Toy(hard.Products, (2, 3, 4, 4), ("up",), says="channels meet channels"),
     "dictionary": Toy(hard.Dictionary, IMAGE, ("stem",)),
     # ---- refused, with the reason
-    "transposed": Toy(hard.Transposed, IMAGE, ("last",), says="matrix product"),
     "hard_view": Toy(hard.HardView, IMAGE, ("narrow",), says="does not follow a smaller width"),
     "fixed_slice": Toy(hard.FixedSlice, IMAGE, ("last",), says="fixed range"),
     "pooled_channels": Toy(hard.PooledChannels, (2, 6, 8), (), says="pooled"),

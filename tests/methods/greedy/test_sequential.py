@@ -1,4 +1,4 @@
-"""The final pass of `refit`: exchanges of units, weights stored the other way round."""
+"""The final pass of `refit`: exchanges of units, weights stored the other way round, channels that come twice."""
 
 import torch
 from torch import Tensor, nn
@@ -76,3 +76,61 @@ def test_a_weight_stored_by_inputs_is_solved_like_any_other() -> None:
     assert dict(a.plan.keep) == dict(b.plan.keep)
     torch.testing.assert_close(a.weights["2.weight"], b.weights["2.weight"].T)
     torch.testing.assert_close(a.weights["2.bias"], b.weights["2.bias"])
+
+
+class Twice(nn.Module):
+    """Hidden channels in pairs, each pair one channel at two scales: half of them say all there is to say."""
+
+    def __init__(self, enter: nn.Module, leave: nn.Module) -> None:
+        super().__init__()
+        self.enter, self.leave = enter, leave
+        scale = torch.linspace(0.6, 1.4, 4)
+        for parameter in enter.parameters():
+            half = parameter.data[:4]
+            parameter.data[4:] = half * scale.reshape([4] + [1] * (half.dim() - 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(torch.relu(self.enter(x)))
+
+
+def test_a_transposed_convolution_makes_up_for_what_other_channels_tell() -> None:
+    torch.manual_seed(0)
+    leave = nn.ConvTranspose2d(8, 5, 3, stride=2, padding=1, output_padding=1)
+    net, x = Twice(nn.Conv2d(3, 8, 3), leave).eval(), torch.randn(64, 3, 6, 6)
+    result = sprig.prune(net, (x[:2],), [x], sprig.Budget(params=0.52))
+    small = result.model
+    assert small.enter.out_channels == small.leave.in_channels == 4  # type: ignore[union-attr]
+    assert small.leave.out_channels == 5  # type: ignore[union-attr]
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), net(x), atol=2e-3, rtol=0)
+
+
+def test_layers_behind_and_inside_a_recurrence_are_solved_anew() -> None:
+    """The inputs of an LSTM come in pairs; one of each is enough, for all gates of both directions."""
+    torch.manual_seed(0)
+
+    class Gates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(8, 3, batch_first=True, bidirectional=True)
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(x)[0])
+
+    net, x = Twice(nn.Linear(5, 8), Gates()).eval(), torch.randn(256, 6, 5)
+    graph = trace(net, (x[:2],))
+    made = Workbench(net, graph, list(as_batches([x])))
+    path = search(made, RefitConfig())
+    keep = path.groups["enter"].order[:4]
+    assert sorted(u % 4 for u in keep) == [0, 1, 2, 3], "one of each pair first"
+    plan = Plan(
+        keep={"enter": tuple(sorted(keep))},
+        sizes={"enter": 8},
+        graph=graph.fingerprint,
+        method="refit",
+    )
+    small = sprig.shrink(net, realise(made, plan, RefitConfig(reselect=False)), graph)
+    assert small.leave.rnn.input_size == 4
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), net(x), atol=2e-3, rtol=0)

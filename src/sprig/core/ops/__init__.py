@@ -11,13 +11,23 @@ from typing import Any
 
 from torch import fx
 
-from sprig.core.ops import attention, contraction, pointwise, reduce, shape
+from sprig.core.ops import (
+    attention,
+    contraction,
+    pointwise,
+    recurrent,
+    reduce,
+    shape,
+    transposed,
+)
 from sprig.core.ops.flow import Flow, op_name
 
 Row = Callable[[Flow, fx.Node], Any]
 
 TABLE: dict[str, Row] = {
     **contraction.ROWS,
+    **transposed.ROWS,
+    **recurrent.ROWS,
     **attention.ROWS,
     **pointwise.ROWS,
     **shape.ROWS,
@@ -36,6 +46,5 @@ def row_of(node: fx.Node) -> Row:
 def contracts(node: fx.Node) -> bool:
     """Whether a call multiplies and sums: it costs, and ends labels."""
     name = op_name(node)
-    return any(
-        n in rows for n in (name, name.rstrip("_")) for rows in (contraction.ROWS, attention.ROWS)
-    )
+    tables = (contraction.ROWS, transposed.ROWS, recurrent.KINDS, attention.ROWS)
+    return any(n in rows for n in (name, name.rstrip("_")) for rows in tables)

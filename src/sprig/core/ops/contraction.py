@@ -226,8 +226,5 @@ ROWS = {
     "conv3d": conv,
     "linear": linear,
     "embedding": embedding,
-    "conv_transpose1d": addmm,
-    "conv_transpose2d": addmm,
-    "conv_transpose3d": addmm,
     **dict.fromkeys(("addmm", "addbmm", "mv", "dot", "inner", "tensordot"), addmm),
 }

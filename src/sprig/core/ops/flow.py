@@ -81,6 +81,7 @@ class Flow:
     frozen: list[Frozen] = field(default_factory=list)
     dims: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     notes: dict[tuple[str, int], SlotNote] = field(default_factory=dict)
+    hidden: dict[str, np.ndarray] = field(default_factory=dict)  # of recurrent modules, by name
     params: dict[fx.Node, str] = field(default_factory=dict)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     parts: dict[fx.Node, Any] = field(default_factory=dict)  # see `part`

@@ -33,8 +33,10 @@ class ContractionNote:
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
-    transposed: bool = False  # the weight is (in, out)
+    transposed: bool = False  # the weight is (in, out, ...)
     argument: int = 0  # which argument of the node is the input
+    extra: tuple[int, ...] = ()  # output_padding
+    places: float | None = None  # output positions, where the cost counts input positions
 
 
 @dataclass

@@ -210,6 +210,9 @@ def slice_(flow: Flow, node: fx.Node) -> Labels:
     if dim == 0 and rows_of.cut(flow, node):
         return flow.none(node)  # type: ignore[no-any-return]
     labels = flow.labels(x)  # type: ignore[arg-type]
+    if x in flow.extents:  # a part of zeros is zeros
+        sizes = zip(flow.extent(x), flow.shape(node), strict=True)
+        flow.extents[node] = tuple(min(pair) for pair in sizes)
     if labels.shape[dim] == 1 or flow.shape(x) == flow.shape(node):
         return labels
     return flow.whole(labels, [dim], node, "a fixed range of the channels is cut out")

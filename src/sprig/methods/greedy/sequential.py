@@ -157,7 +157,8 @@ class Sequential:
         """A weight with several uses is not solved again: its columns are zeroed."""
         keep = torch.from_numpy(consumer.axis.keep(self.masks))
         old = self.weights[consumer.weight]
-        shape = [-1, 1] if consumer.transposed else [1, -1] + [1] * (old.dim() - 2)
+        shape = [1] * old.dim()
+        shape[int(not consumer.transposed)] = -1
         new = old * keep.to(old).reshape(shape)
         self.weights[consumer.weight] = self.changed[consumer.weight] = new
 
