@@ -10,7 +10,7 @@ import sprig
 from sprig.testing import heads
 
 
-@pytest.mark.parametrize("kind", [heads.Fused, heads.Separate, heads.Stored])
+@pytest.mark.parametrize("kind", [heads.Fused, heads.Separate, heads.Stored, heads.Placed])
 def test_heads_that_left_stay_away_after_loading(kind: type, tmp_path: Path) -> None:
     torch.manual_seed(0)
     make = partial(heads.Block, kind)

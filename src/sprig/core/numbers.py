@@ -24,8 +24,8 @@ def numbers(model: nn.Module, masks: Masks, graph: Graph) -> dict[str, dict[str,
         new = int(number.axis.keep(masks).sum())
         if new == number.length:
             continue
-        for name in number_sources(model, number.module, number.length, number.kind):
-            out.setdefault(number.module, {}).setdefault(name, new)
+        for path, name in number_sources(model, number.module, number.length, number.kind):
+            out.setdefault(path, {}).setdefault(name, new)
     for path, heads in _torch_heads(model, masks, graph):
         out[path] = {"num_heads": heads}
     return out
@@ -49,9 +49,33 @@ def rewrite(model: nn.Module, found: Mapping[str, Mapping[str, int]]) -> None:
     for path, attributes in found.items():
         module = model.get_submodule(path)
         for name, value in attributes.items():
-            setattr(module, name, value)
+            attr, place = placed(name)
+            if place is None:
+                setattr(module, name, value)
+            else:
+                old = getattr(module, attr)
+                setattr(module, attr, (*old[:place], value, *old[place + 1 :]))
     narrow(model)
     settle(model)
+
+
+def placed(name: str) -> tuple[str, int | None]:
+    """`shape[2]` is entry 2 of the tuple `shape`.
+
+    >>> placed("bias_shape[2]"), placed("num_heads")
+    (('bias_shape', 2), ('num_heads', None))
+    """
+    found = re.fullmatch(r"(\w+)\[(\d+)\]", name)
+    return (found[1], int(found[2])) if found else (name, None)
+
+
+def value_of(module: nn.Module, name: str) -> int | None:
+    """The number that a module keeps under a name; None: it keeps no whole number there."""
+    attr, place = placed(name)
+    value = vars(module).get(attr)
+    if place is not None:
+        value = value[place] if isinstance(value, tuple) and place < len(value) else None
+    return value if type(value) is int else None
 
 
 COUNTS = re.compile(r"(head|group)s?$")
@@ -63,14 +87,28 @@ OTHER = re.compile(
 )
 
 
-def number_sources(model: nn.Module, path: str, length: int, kind: str) -> list[str]:
-    """Names of a module's own integers that may be where a length comes from."""
+def number_sources(model: nn.Module, path: str, length: int, kind: str) -> list[tuple[str, str]]:
+    """Modules and names of their own integers that may be where a length comes from.
+
+    Also in parts of a module whose methods it calls, e.g. the table of relative places of an attention.
+    """
     try:
         module = model.get_submodule(path)
     except AttributeError:  # a function that runs as if it were a module
         return []
     if own(module):  # all its other sizes follow from its tensors
         return []
+    found = [(path, n) for n in [*_integers(module, length, kind), *_in_shapes(module, length)]]
+    for name, part in module.named_children():
+        if not type(part).__module__.startswith("torch.nn"):
+            below = f"{path}.{name}".lstrip(".")
+            heads = [n for n in _integers(part, length, "count") if "head" in n]
+            found += [(below, n) for n in [*heads, *_in_shapes(part, length)]]
+    return found
+
+
+def _integers(module: nn.Module, length: int, kind: str) -> list[str]:
+    """Names that speak of what is counted."""
     equal = [
         name
         for name, value in vars(module).items()
@@ -78,3 +116,13 @@ def number_sources(model: nn.Module, path: str, length: int, kind: str) -> list[
     ]
     wanted = [n for n in equal if (COUNTS if kind == "count" else WIDTHS).search(n)]
     return [n for n in wanted if kind == "count" or not COUNTS.search(n)]
+
+
+def _in_shapes(module: nn.Module, length: int) -> list[str]:
+    """Shapes that a module keeps ready, e.g. for the table of what each head adds: the last entry of that length."""
+    shapes = {n: v for n, v in vars(module).items() if n.endswith("shape") and type(v) is tuple}
+    return [
+        f"{name}[{max(i for i, n in enumerate(shape) if n == length)}]"
+        for name, shape in shapes.items()
+        if all(type(n) is int for n in shape) and length in shape
+    ]

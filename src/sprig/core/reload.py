@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sprig.core.errors import StoreError
 from sprig.core.graph import canonical_names
-from sprig.core.numbers import rewrite
+from sprig.core.numbers import rewrite, value_of
 from sprig.core.surgery import renumber
 
 
@@ -19,7 +19,7 @@ def reshape(
 ) -> nn.Module:
     """A copy whose parameters and buffers have these shapes (values undefined) and whose modules say so.
 
-    numbers: what modules are told beside their tensors, see `surgery.numbers`.
+    numbers: what modules are told beside their tensors, see `core.numbers`.
     """
     twin = copy.deepcopy(model)
     canonical = canonical_names(twin)
@@ -57,7 +57,8 @@ def reshape(
     for path, attributes in (numbers or {}).items():
         module = twin.get_submodule(path)
         for attr, value in attributes.items():
-            if type(vars(module).get(attr)) is not int or not 0 < value <= vars(module)[attr]:
+            old_value = value_of(module, attr)
+            if old_value is None or not 0 < value <= old_value:
                 raise StoreError(
                     f"the run sets {path}.{attr} to {value}, which does not fit the model; it was made from another"
                 )

@@ -200,3 +200,38 @@ class Joined(nn.Module):
         q, k, v = qkv.reshape(n, t, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         x = F.scaled_dot_product_attention(q, k, v)
         return self.out(x.transpose(1, 2).reshape(n, t, self.inner_dim))
+
+
+class Places(nn.Module):
+    """A table of relative places that keeps the shape of what it gives ready."""
+
+    def __init__(self, heads: int, length: int) -> None:
+        super().__init__()
+        self.bias_shape = (length, length, heads)
+        self.table = nn.Parameter(torch.randn(2 * length - 1, heads))
+        self.index: Tensor
+        places = torch.arange(length)[:, None] - torch.arange(length) + length - 1
+        self.register_buffer("index", places.reshape(-1))
+
+    def get_bias(self) -> Tensor:
+        return self.table[self.index].view(self.bias_shape).permute(2, 0, 1).unsqueeze(0)
+
+
+class Placed(nn.Module):
+    """Attention that asks a part of its own for what every head adds."""
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.num_heads, self.inner_dim = heads, heads * inner
+        self.qkv, self.out = (
+            nn.Linear(width, 3 * self.inner_dim),
+            nn.Linear(self.inner_dim, width),
+        )
+        self.places = Places(heads, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        qkv = self.qkv(x).reshape(n, t, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v, self.places.get_bias())
+        return self.out(x.transpose(1, 2).reshape(n, t, self.inner_dim))

@@ -94,6 +94,7 @@ TOYS: dict[str, Toy] = {
     "quiet": Toy(moves.Quiet, IMAGE, ("stem", "more")),
     "heads_shared": Toy(partial(heads.Block, heads.Shared), (2, 5, 8), ("attend.q", "up")),
     "heads_joined": Toy(partial(heads.Block, heads.Joined), (2, 5, 8), ("attend.qkv", "up")),
+    "heads_placed": Toy(partial(heads.Block, heads.Placed), (2, 5, 8), ("attend.qkv", "up")),
     "heads_stored": Toy(partial(heads.Block, heads.Stored), (2, 5, 8), ("attend", "up")),
     "heads_stuck": Toy(
         partial(heads.Block, heads.Stuck), (2, 5, 8), ("up",), says="own Python does not follow"
