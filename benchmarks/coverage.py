@@ -82,12 +82,16 @@ def example_for(spec: str, model: torch.nn.Module) -> torch.Tensor:
 
     image = specs.image_spec(model, spec)
     height, width = image.size or (224, 224)
-    stated = getattr(model, "pretrained_cfg", None) or {}
-    if max(height, width) > LARGE and not stated.get("fixed_input_size", True):
-        height = width = 224
-    return torch.randn(
-        2, image.channels or 3, height, width, generator=torch.Generator().manual_seed(0)
-    )
+    draw = torch.Generator().manual_seed(0)
+    if max(height, width) > LARGE:
+        small = torch.randn(2, image.channels or 3, 224, 224, generator=draw)
+        try:
+            with torch.no_grad():
+                model(small[:1])
+            return small
+        except (AssertionError, RuntimeError, ValueError):  # it takes its own size alone
+            draw.manual_seed(0)
+    return torch.randn(2, image.channels or 3, height, width, generator=draw)
 
 
 def planned(graph: Any) -> tuple[Any, float]:

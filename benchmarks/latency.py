@@ -1,12 +1,14 @@
 """Half the latency: is it met end to end, and is it better than the same speed by a budget of multiply-adds?
 
     python benchmarks/latency.py resnet50 --batch 1 --size 224 --threads 1
+    python benchmarks/latency.py efficientnet_lite0 --photos FOLDER --batch 1
 
 One search per network. From it one plan by `Budget(latency=...)`, confirmed end to end, and one by `Budget(macs=...)`
 whose fraction is sought until it runs as fast; both are realised, and measured once more in turn with the dense
 network. The networks have random weights (none can be had where this ran) with batch norm settled on inputs of the
 kind that they are judged on: smooth random images. So figures of quality compare the two plans with each other and
-say nothing about trained networks. Writes one line of JSON per run to --out.
+say nothing about trained networks. With --photos: EfficientNet-Lite0 with its ImageNet weights, half of the photographs
+calibrates (6 views each), the other half is judged. Writes one line of JSON per run to --out.
 """
 
 import argparse
@@ -51,14 +53,36 @@ def images(count: int, size: int, seed: int) -> Tensor:
     return (total - total.mean()) / total.std()
 
 
+def photographs(folder: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """The real network, views of one half of the photographs, and the other half."""
+    from photographs import SPEC, WEIGHTS
+
+    from sprig.data import load
+    from sprig.models import specs
+
+    model = specs.build(SPEC, weights=WEIGHTS).eval()
+    common: dict[str, Any] = {"image": specs.image_spec(model, SPEC, weights=WEIGHTS)}
+    spec = f"imagefolder:{folder}?unlabelled"
+    seen = load(spec, split="calibration", batch_size=33, views=6, fold="0/2", **common)
+    unseen = load(spec, split="test", batch_size=64, fold="1/2", **common)
+    return model, *(torch.cat([as_tensor(b) for b in data]) for data in (seen, unseen))
+
+
+def as_tensor(batch: Any) -> Tensor:
+    """The images of a batch."""
+    return batch if isinstance(batch, Tensor) else batch[0]
+
+
 def error(dense: nn.Module, small: nn.Module, x: Tensor) -> dict[str, float]:
     """How far the outputs moved on inputs that the search has not seen."""
     with torch.no_grad():
         a = torch.cat([dense(part) for part in x.split(8)])
         b = torch.cat([small.eval()(part) for part in x.split(8)])
     spread = (a - a.mean(0)).square().sum()
+    p = a.log_softmax(1)
     return {
         "relative_error": float((a - b).square().sum() / spread),
+        "kl": float((p.exp() * (p - b.log_softmax(1))).sum(1).mean()),
         "agreement": float((a.argmax(1) == b.argmax(1)).float().mean()),
     }
 
@@ -98,13 +122,18 @@ def main() -> None:
     parser.add_argument("--method", default="refit")
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--backend", default="eager")
+    parser.add_argument("--photos", default=None)
     parser.add_argument("--out", default="benchmarks/results/latency.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     began = time.perf_counter()
-    net = build(options.model, options.size)
-    x, held = images(options.images, options.size, 1), images(2 * options.images, options.size, 2)
-    reestimate_batch_norm(net, [x])
+    if options.photos:
+        net, x, held = photographs(options.photos)
+    else:
+        net = build(options.model, options.size)
+        x = images(options.images, options.size, 1)
+        held = images(2 * options.images, options.size, 2)
+        reestimate_batch_norm(net, [x])
     example = (x[:2],)
     timing = sprig.Timing(batch=options.batch, threads=options.threads, backend=options.backend)
     path = sprig.search(net, example, [x], method=options.method)
@@ -125,7 +154,7 @@ def main() -> None:
         for name, result in (("latency", fast), ("macs", lean))
     }
     row = {
-        **vars(options),
+        **{k: v for k, v in vars(options).items() if k != "photos"},
         "setting": found["setting"],
         "trials": found["trials"],
         "claimed": found["measured"],
