@@ -21,10 +21,11 @@ from sprig.core.timemodel import LatencyModel
 from sprig.core.timetable import TimeTable, measure
 from sprig.core.timing import Timing
 from sprig.core.tracing import trace
-from sprig.core.types import Graph, GroupPath
-from sprig.core.workbench import silent
+from sprig.core.types import Graph, GroupPath, Outcome
+from sprig.core.workbench import Workbench, silent
 from sprig.testing.clocks import Gauge, Watch
 from sprig.workflow import confirm as confirming
+from sprig.workflow import rival as dueling
 from sprig.workflow import speed as speeding
 from sprig.workflow.confirm import Target, check_time, confirm, kept_of, target_of
 
@@ -189,6 +190,24 @@ def test_one_bad_measurement_is_outweighed(graph: Graph, table: TimeTable, path:
     assert trials[-1]["ratio"] <= 1.02 and machine(plan)["ratio"] > 0.9
 
 
+def test_what_loses_nothing_is_not_faster(graph: Graph, table: TimeTable, path: Search) -> None:
+    """A busy machine may time the whole network below the target; it is as slow as itself."""
+    machine = Machine(graph, table)
+
+    def shaken(plan: Plan) -> dict[str, float]:
+        seen = dict(machine(plan))
+        whole = all(len(kept) == plan.sizes[name] for name, kept in plan.keep.items())
+        factor = 0.5 if whole else 2.0
+        return {**seen, "ratio": factor * seen["ratio"], "small_ms": factor * seen["small_ms"]}
+
+    target = Target(0.9, None)
+    budget = sprig.Budget(latency=0.15)
+    least = least_of(graph, table, machine, target)
+    plan, trials = confirm(path, budget, target, shaken, least, silent)
+    assert any(len(kept) < plan.sizes[name] for name, kept in plan.keep.items())
+    assert all(t["excess"] > 1 for t in trials if t["ratio"] == 1.0)
+
+
 def test_the_stricter_of_two(graph: Graph) -> None:
     seen = {"ratio": 0.5, "small_ms": 8.0, "dense_ms": 16.0}
     assert Target(0.5, 4.0).excess(seen) == 2.0
@@ -272,6 +291,50 @@ def test_prune_records_what_was_measured(made_up: Machine, tmp_path: Path) -> No
     limits = json.loads((tmp_path / "run" / "shapes.json").read_text())["limits"]
     assert limits == {}, "nothing about time is held against another machine"
     assert sprig.verify(tmp_path / "run", net(), [X]).passed
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6])
+def test_a_second_plan_is_as_fast_and_another(
+    graph: Graph, table: TimeTable, path: Search, share: float
+) -> None:
+    """Layers whose time does not follow their multiply-adds: the two ways down part."""
+    times = {"0": 5.0, "2": 1.0, "4": 0.2, "8": 1.0}
+    odd = replace(
+        table,
+        layers=tuple(
+            replace(r, ms=tuple(tuple(t * times.get(r.where, 1.0) for t in row) for row in r.ms))
+            for r in table.layers
+        ),
+    )
+    path, machine = replace(path, table=odd), Machine(graph, odd, bend=1.2)
+    budget, target = sprig.Budget(latency=share), Target(share, None)
+    least = least_of(graph, odd, machine, target)
+    plan = confirm(path, budget, target, machine, least, silent)[0]
+    second = dueling.rival(path, budget, target, machine, plan)
+    assert second is not None and second.keep != plan.keep
+    assert 0.85 <= target.excess(machine(second)) <= 1.02
+    assert path.predicted(plan) <= path.predicted(second) * 1.05
+
+
+def test_of_two_plans_the_better_is_taken(
+    graph: Graph, path: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured on the fitted networks decides, not what the search predicts."""
+    plans = [path.at(sprig.Budget(macs=share)) for share in (0.9, 0.3)]
+    bench = Workbench(net(), graph, [((X,), {}, None)])
+    fitted = {p.hash: Outcome(p, {}, {"about": p.hash}) for p in plans}
+    found = dueling.better(bench, plans, lambda p: fitted[p.hash], [X])
+    assert found.plan == plans[0] and found.notes["about"] == plans[0].hash
+    rows = found.notes["rivals"]
+    assert [r["taken"] for r in rows] == [True, False]
+    assert rows[0]["error"] < rows[1]["error"]
+    errors = iter([1.0, 0.5])
+    monkeypatch.setattr(dueling, "quality", lambda *args: {"kl": next(errors)})
+    assert dueling.better(bench, plans, lambda p: fitted[p.hash], [X]).plan == plans[1]
+
+
+def test_no_second_plan_where_nothing_is_known(made_up: Machine) -> None:
+    assert "rivals" not in run().record.config["latency"]
 
 
 def test_a_missed_measurement_is_a_failed_claim(made_up: Machine) -> None:

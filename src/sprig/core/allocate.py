@@ -17,6 +17,7 @@ from sprig.core.types import Budget, Graph
 
 FIELDS = ("macs", "params", "bytes")
 LATENCY = "latency_ms"
+WAYS = (LATENCY, "macs")  # ways down to a budget of time
 EXPECTED = "give a fraction in (0, 1] or an absolute number"
 
 
@@ -146,16 +147,18 @@ class Allocator:
             kept[choice.group] = choice.sizes[0]
         return kept
 
-    def sizes(self, limits: Mapping[str, float]) -> dict[int, int]:
+    def sizes(self, limits: Mapping[str, float], way: str | None = None) -> dict[int, int]:
         """Units to keep per group index.
 
         Of time two descents are tried, by milliseconds saved and by multiply-adds saved, and the less harmful is taken:
-        the times of a table are noisy and stepped, and what they say of a single unit may mislead.
+        the times of a table are noisy and stepped, and what they say of a single unit may mislead. `way` asks for one.
         """
         self.reachable(limits)
-        found = [self._fill(self._start(limits), limits)]
-        if LATENCY in limits:
-            found.append(self._fill(self._along("macs", limits), limits))
+        ways = WAYS if LATENCY in limits and way is None else (way,)
+        found = [
+            self._fill(self._along(w, limits) if w == "macs" else self._start(limits), limits)
+            for w in ways
+        ]
         kept = min(found, key=self.harm)
         return {c.group: int(kept[c.group]) for c in self.choices}
 

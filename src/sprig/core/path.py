@@ -91,13 +91,13 @@ class Path:
         """Predicted latency of the dense network; None without a table."""
         return None if self.table is None else self.clock.models[LATENCY](self.clock.full)
 
-    def within(self, limits: Mapping[str, float]) -> Plan:
-        """The plan within absolute limits, see `targets`."""
+    def within(self, limits: Mapping[str, float], way: str | None = None) -> Plan:
+        """The plan within absolute limits, see `targets`. `way`: one of `allocate.WAYS`, to a limit on time."""
         allocator = self.clock if LATENCY in limits else self.allocator
-        sizes = allocator.sizes if self.harm else allocator.even  # nothing known: one fraction
         aim = dict(limits)
-        while True:
-            plan = self.plan(sizes(aim))
+        while True:  # nothing known: one fraction
+            sizes = allocator.sizes(aim, way) if self.harm else allocator.even(aim)
+            plan = self.plan(sizes)
             over = {
                 u: plan.cost[u] / limit
                 for u, limit in limits.items()

@@ -17,10 +17,10 @@ from sprig.core.plan import Plan
 from sprig.core.records import read
 from sprig.core.reload import reshape
 from sprig.core.store import read_certificate, sha256_file, sha256_model
-from sprig.core.tracing import trace
 from sprig.core.types import Certificate, Claim
 from sprig.core.workbench import Progress, Workbench, silent
 from sprig.methods import METHODS
+from sprig.workflow.byhand import graph_of
 
 REPEATED = 1e-4  # how far a layer error may differ when measured again
 SHAPES, EXAMPLE = "shapes.json", "example.safetensors"
@@ -77,7 +77,7 @@ class Verification:
         example = restore(
             self.folder.get_tensors(EXAMPLE), self.folder.get_json(SHAPES).get("example")
         )
-        graph = trace(self.model, example)
+        graph = graph_of(self.model, example, self.plan)
         small = load(self.folder.path, self.model).eval()
         limits = self.folder.get_json(SHAPES)["limits"]
         claims = certify.masked_equals_shrunk(

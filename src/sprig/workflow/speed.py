@@ -24,6 +24,7 @@ from sprig.core.tracing import trace
 from sprig.core.types import Budget, Certificate, Claim, Graph, device_of
 from sprig.core.workbench import Workbench
 from sprig.workflow.confirm import Target, check_time, confirm, kept_of, pairing, target_of
+from sprig.workflow.rival import rival
 
 RECORDS = (TimeTable, LayerTime, Width)  # what a stage of a run folder holds beside plain values
 CLAIM = "budget-latency_ms"
@@ -100,24 +101,28 @@ class Speed:
 
     def plan(
         self, folder: RunFolder | None, path: Path, least: Mapping[str, float]
-    ) -> tuple[Plan, list[dict[str, float]]]:
-        """The plan for the budget; one of time is confirmed and, where it missed, made again."""
+    ) -> tuple[list[Plan], list[dict[str, float]]]:
+        """The plan for the budget; one of time is confirmed and, where it missed, made again.
+
+        Of time there may be a second one, as fast, see `workflow.rival`.
+        """
         if self.target is None or self.timing is None:
-            return (path.at(self.budget) if self.budget is not None else path.own()), []
+            return [path.at(self.budget) if self.budget is not None else path.own()], []
         budget, target, timing = self.budget, self.target, self.timing
         assert budget is not None  # else there were no target
 
         def confirmed() -> dict[str, Any]:
             pair = pairing(self.bench, self.example, timing)
             plan, trials = confirm(path, budget, target, pair, least, self.bench.progress)
-            return {"plan": plan, "trials": trials}
+            second = rival(path, budget, target, pair, plan)
+            return {"plans": [plan, *([second] if second is not None else [])], "trials": trials}
 
         found = _once(folder, "plan", confirmed)
-        return found["plan"], found["trials"]
+        return list(found["plans"]), found["trials"]
 
     def judged(
         self, facts: dict[str, Any], small: nn.Module, plan: Plan, table: TimeTable | None,
-        trials: list[dict[str, float]],
+        trials: list[dict[str, float]], notes: Mapping[str, Any],
     ) -> dict[str, Any]:  # fmt: skip
         """The facts of a run and what was measured of its speed."""
         if table is None or self.timing is None:
@@ -125,6 +130,8 @@ class Speed:
         found = figures(
             self.bench, small, plan, table, self.example, self.timing, self.target, trials
         )
+        if "rivals" in notes:
+            found["rivals"] = notes["rivals"]
         certificate: Certificate = facts["certificate"]
         claims = certificate.claims
         if self.target is not None:

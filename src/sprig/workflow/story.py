@@ -15,12 +15,12 @@ from sprig.core.cost import shares
 from sprig.core.errors import InputError, StoreError
 from sprig.core.example import Example, inputs_of, pack
 from sprig.core.folder import MODEL, REPORT, RunFolder
+from sprig.core.norms import Norms
 from sprig.core.numbers import numbers
 from sprig.core.path import Path
 from sprig.core.plan import Plan
 from sprig.core.store import save_run, sha256_file
 from sprig.core.surgery import mask as mask_with
-from sprig.core.surgery import shrink as shrink_with
 from sprig.core.surgery import shrink_
 from sprig.core.timing import Timing
 from sprig.core.tracing import trace
@@ -38,6 +38,7 @@ from sprig.methods import METHODS, Method
 from sprig.training.bn import reestimate_batch_norm
 from sprig.workflow.judging import curve, judge
 from sprig.workflow.recheck import EXAMPLE, SHAPES
+from sprig.workflow.rival import better
 from sprig.workflow.speed import CLAIM, Speed
 
 
@@ -82,6 +83,7 @@ def search(
     method: str = "refit",
     config: Any = None,
     round_to: int = 1,
+    norms: Norms = "keep",
     timing: Timing | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -90,7 +92,9 @@ def search(
 
     `timing`: also measure the layers on this machine, so that the path answers budgets of latency.
     """
-    bench, chosen, settings, _ = _bench(model, example_inputs, data, method, config, seed, progress)
+    bench, chosen, settings, _ = _bench(
+        model, example_inputs, data, method, config, seed, progress, norms
+    )
     table, _ = Speed(bench, example_inputs, None, timing).begin(None)
     return replace(chosen.search(bench, settings), round_to=round_to, table=table)
 
@@ -109,6 +113,7 @@ def prune(
     folder: RunFolder | str | os.PathLike[str] | None = None,
     resume: bool = False,
     round_to: int = 1,
+    norms: Norms = "keep",
     timing: Timing | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -120,7 +125,8 @@ def prune(
     that is measured. Labels are used only by methods that say
     so. `folder`: write a restartable run there. `path`: a search made before. `eval_data`: what quality is measured
     on; without it, agreement is measured on the calibration inputs and the record says so. `timing`: what a budget of
-    latency holds for; the layers are measured, the plan is confirmed end to end and corrected.
+    latency holds for; the layers are measured, the plan is confirmed end to end and corrected. `norms`: "cut" lets
+    channels leave that norms are taken over, see `trace`.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
@@ -130,7 +136,7 @@ def prune(
     (True, True)
     """
     bench, chosen, settings, triples = _bench(
-        model, example_inputs, data, method, config, seed, progress
+        model, example_inputs, data, method, config, seed, progress, norms
     )
     args, named = inputs_of(example_inputs)
     example: Example = named or args
@@ -140,7 +146,7 @@ def prune(
     if folder is not None:
         pack(example)  # refuse what no folder can hold before the work, not after it
     out = _open(folder, resume)
-    made = _settings(method, settings, budget, round_to, seed) | speed.settings
+    made = _settings(method, settings, budget, round_to, seed) | {"norms": norms} | speed.settings
     if out is not None:
         out.keep("settings", made) if out.stage("settings") is None else _same_settings(out, made)
     table, least = speed.begin(out)
@@ -162,12 +168,15 @@ def prune(
         config=made["config"], seed=seed, round_to=round_to, chosen=saved["chosen"],
         record=saved["record"], table=table,
     )  # fmt: skip
-    plan, trials = speed.plan(out, found, least)
+    plans, trials = speed.plan(out, found, least)
 
-    def realised() -> Outcome:
+    def fitted(plan: Plan) -> Outcome:
         outcome = chosen.realise(bench, plan, settings)
         renew = batch_norm if batch_norm is not None else method != "refit"
         return _with_batch_norm(bench, outcome, triples) if renew else outcome
+
+    def realised() -> Outcome:
+        return better(bench, plans, fitted, triples)
 
     outcome = out.once("refit", realised) if out is not None else realised()
     wide = mask_with(bench.model, outcome, bench.graph)
@@ -179,7 +188,7 @@ def prune(
         facts = judge(
             bench, found, plan, wide, small, example, limits, triples, eval_data, outcome.notes
         )
-        return speed.judged(facts, small, plan, table, trials)
+        return speed.judged(facts, small, plan, table, trials, outcome.notes)
 
     facts = out.once("facts", judged) if out is not None else judged()
     record = _record(bench, found, plan, model, made, facts)
@@ -195,22 +204,12 @@ def prune(
     return result
 
 
-def shrink(model: nn.Module, plan: Plan | Outcome, example_inputs: Example | Graph) -> nn.Module:
-    """A physically smaller copy. Weights stay as they are, unless an Outcome brings new ones."""
-    return shrink_with(model, plan, _graph(model, example_inputs))
-
-
-def mask(model: nn.Module, plan: Plan | Outcome, example_inputs: Example | Graph) -> nn.Module:
-    """A copy with zeros where channels leave: not smaller, the same function as `shrink` gives."""
-    return mask_with(model, plan, _graph(model, example_inputs))
-
-
 # ---- pieces of the story ---------------------------------------------------------------------------
 
 
 def _bench(
     model: nn.Module, example: Example, data: Any, method: str, config: Any, seed: int,
-    progress: Progress | None,
+    progress: Progress | None, norms: Norms,
 ) -> tuple[Workbench, Method, Any, Any]:  # fmt: skip
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
@@ -228,7 +227,7 @@ def _bench(
     twin = copy.deepcopy(model).eval()
     bench = Workbench(twin, _NO_GRAPH, held, seed, progress or silent)
     bench.check(*inputs_of(example))
-    bench.graph = trace(twin, example)
+    bench.graph = trace(twin, example, norms=norms)
     return bench, chosen, settings, triples
 
 
@@ -259,9 +258,10 @@ def _settings(
 def _same_settings(folder: RunFolder, made: Mapping[str, Any]) -> None:
     found = folder.stage("settings")
     for key, value in made.items():
-        if found[key] != value:
+        then = found.get(key)
+        if then != value:
             raise StoreError(
-                f"{folder.path} was begun with {key} = {found[key]!r}, now it is {value!r}; resume with the options it "
+                f"{folder.path} was begun with {key} = {then!r}, now it is {value!r}; resume with the options it "
                 "was begun with, or use a new folder"
             )
 
@@ -340,7 +340,3 @@ def _write(folder: RunFolder, result: Result) -> None:
     folder.put_json(SHAPES, told)
     folder.put_tensors(EXAMPLE, tensors)
     result.report(folder / REPORT)
-
-
-def _graph(model: nn.Module, given: Example | Graph) -> Graph:
-    return given if isinstance(given, Graph) else trace(model, given)
