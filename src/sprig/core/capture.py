@@ -129,3 +129,31 @@ def _where(error: BaseException) -> str:
     ]
     chosen = outside[-1] if outside else (frames[-1] if frames else None)
     return f"{chosen.filename}:{chosen.lineno} ({chosen.name})" if chosen else "an unknown line"
+
+
+def stopped(error: BaseException) -> str:
+    """Where a run of a model stopped: the innermost of its modules, and the last line that is not torch's.
+
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(4, 1))
+    >>> try:
+    ...     net(torch.randn(1, 2))
+    ... except RuntimeError as error:
+    ...     print(stopped(error).partition(";")[0])
+    in 2
+    """
+    names: dict[int, str] | None = None
+    module, last, outside = "", "", ""
+    step = error.__traceback__
+    while step is not None:
+        frame, own = step.tb_frame, step.tb_frame.f_locals.get("self")
+        if isinstance(own, nn.Module):
+            if names is None:  # the first module that runs is the model itself
+                names = {id(m): name for name, m in own.named_modules()}
+            module = names.get(id(own)) or module
+        if names is not None:
+            path = frame.f_code.co_filename
+            last = f"{'/'.join(path.split('/')[-2:])}:{step.tb_lineno}"
+            outside = outside if "/torch/" in path else last
+        step = step.tb_next
+    place = outside or last
+    return f"in {module}; {place}" if module else f"at {place}" if place else ""

@@ -14,7 +14,7 @@ from torch.export.graph_signature import InputKind
 from sprig.core.capture import batch_size, capture
 from sprig.core.errors import TraceError
 from sprig.core.numbers import number_sources
-from sprig.core.ops import contracts, row_of
+from sprig.core.ops import contracts, labels_of
 from sprig.core.ops.flow import Classes, Flow
 from sprig.core.ops.notes import ContractionNote
 from sprig.core.types import Axis, Consumer, CostTerm, Graph, Group, Number, Slot
@@ -78,7 +78,7 @@ def walk(program: torch.export.ExportedProgram, flow: Flow) -> None:
             else:
                 flow.values[node] = flow.none(node)
         elif node.op == "call_function" and node in wanted and _has_tensor(node):
-            flow.values[node] = row_of(node)(flow, node)
+            flow.values[node] = labels_of(flow, node)
         elif node.op == "output":
             for arg in node.all_input_nodes:
                 if flow.is_tensor(arg):

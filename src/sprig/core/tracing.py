@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from sprig.core.capture import batch_size, check_example
+from sprig.core.capture import batch_size, check_example, stopped
 from sprig.core.errors import TraceError
 from sprig.core.example import Example, inputs_of
 from sprig.core.graph import build
@@ -26,6 +26,7 @@ TOLERANCE = (
 )
 FINE = 1e-8  # of a float64 probe
 FOLLOW = "the module's own Python does not follow a smaller width"
+AT = " (it stopped "
 
 
 def trace(
@@ -93,7 +94,9 @@ def probe(
                 [indices[-1]]
             )  # first, last and all fail in the same way: so do the others
             if _kind(last) == _kind(failure):
-                refused.update(dict.fromkeys(indices, failure))
+                like = failure.replace(AT, f"{AT}for another like it ")
+                refused.update(dict.fromkeys(indices, like))
+                refused[indices[0]], refused[indices[-1]] = failure, str(last)
             else:
                 halve(indices, alike)
         else:
@@ -129,8 +132,8 @@ def _blocks(
 
 
 def _kind(failure: str | None) -> str:
-    """A failure without its numbers."""
-    return re.sub(r"[0-9]+", "#", failure or "")[:120]
+    """A failure without its numbers and its place."""
+    return re.sub(r"[0-9]+", "#", (failure or "").partition(AT)[0])[:120]
 
 
 def _with_reason(group: Group, reason: str | None) -> Group:
@@ -283,5 +286,5 @@ def distance(a: Any, b: Any) -> float:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {text[:160]}"
+    text, place = str(error).strip().split("\n")[0], stopped(error)
+    return f"{type(error).__name__}: {text[:160]}{f'{AT}{place})' if place else ''}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sprig.testing import blocks, decoders, hard, heads, moves, sequences, tokens
+from sprig.testing import blocks, decoders, hard, heads, moves, patches, sequences, tokens
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,28 @@ TOYS: dict[str, Toy] = {
     "heads_placed": Toy(partial(heads.Block, heads.Placed), (2, 5, 8), ("attend.qkv", "up")),
     "heads_stored": Toy(partial(heads.Block, heads.Stored), (2, 5, 8), ("attend", "up")),
     "heads_stuck": Toy(
-        partial(heads.Block, heads.Stuck), (2, 5, 8), ("up",), says="own Python does not follow"
+        partial(heads.Block, heads.Stuck),
+        (2, 5, 8),
+        ("up",),
+        says="stopped in attend; testing/heads.py:",
     ),
     "words": Toy(tokens.words, (3, 7), ("words", "up")),
     "clip": Toy(tokens.Clip, IMAGE, ("conv",)),
+    "patches": Toy(patches.Patches, IMAGE, ("stem", "mix", "back", "last")),
+    "selective": Toy(patches.Selective, IMAGE, ("stem", "near", "squeeze")),
+    "talking_heads": Toy(
+        partial(heads.Block, patches.TalkingHeads), (2, 5, 8), ("attend.qkv", "attend.before", "up")
+    ),
+    "class_attention": Toy(
+        partial(heads.Block, patches.ClassAttention), (2, 5, 8), ("attend.q", "up")
+    ),
+    "rms_norm": Toy(
+        patches.RootMeanSquare,
+        (2, 5, 6),
+        ("gate",),
+        says="normalised over the channels (rms_norm in norm",
+    ),
+    "speaker": Toy(patches.speaker, (2, 5), ("words", "up")),
     # ---- recurrent layers
     "lstm": Toy(sequences.Reader, (2, 3, 7), ("conv", "rnn", "up")),
     "lstm_deep": Toy(
@@ -129,7 +147,7 @@ TOYS: dict[str, Toy] = {
     "products": Toy(hard.Products, (2, 3, 4, 4), ("up",), says="channels meet channels"),
     "dictionary": Toy(hard.Dictionary, IMAGE, ("stem",)),
     # ---- refused, with the reason
-    "hard_view": Toy(hard.HardView, IMAGE, ("narrow",), says="does not follow a smaller width"),
+    "hard_view": Toy(hard.HardView, IMAGE, ("narrow",), says="(it stopped at testing/hard.py:"),
     "fixed_slice": Toy(hard.FixedSlice, IMAGE, ("last",), says="fixed range"),
     "pooled_channels": Toy(hard.PooledChannels, (2, 6, 8), (), says="pooled"),
     "spread": Toy(hard.Spread, IMAGE, (), says="reduced over the channels"),

@@ -14,6 +14,7 @@ from torch import fx
 from sprig.core.ops import (
     attention,
     contraction,
+    patches,
     pointwise,
     recurrent,
     reduce,
@@ -31,6 +32,7 @@ TABLE: dict[str, Row] = {
     **attention.ROWS,
     **pointwise.ROWS,
     **shape.ROWS,
+    **patches.ROWS,
     **reduce.ROWS,
 }
 
@@ -41,6 +43,12 @@ def row_of(node: fx.Node) -> Row:
         return shape.getitem
     name = op_name(node)
     return TABLE.get(name) or TABLE.get(name.rstrip("_")) or pointwise.refuse
+
+
+def labels_of(flow: Flow, node: fx.Node) -> Any:
+    """Labels of what a call gives."""
+    flow.now = node
+    return row_of(node)(flow, node)
 
 
 def contracts(node: fx.Node) -> bool:

@@ -71,7 +71,8 @@ class Flow:
     inner: frozenset[str] = frozenset()
     products: list[ProductNote] = field(default_factory=list)
     numbers: list[NumberNote] = field(default_factory=list)
-    splits: list[Labels] = field(default_factory=list)
+    now: fx.Node | None = None  # the node that is walked
+    splits: list[tuple[Labels, fx.Node | None]] = field(default_factory=list)
     buffers: set[fx.Node] = field(default_factory=set)  # labelled only by what they meet
     extents: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)  # see `extent`
     classes: Classes = field(default_factory=Classes)
@@ -186,11 +187,12 @@ class Flow:
 
     def settle(self) -> None:
         """Every dimension that was split keeps all but one of its factors whole: by default the last may shrink."""
-        for labels in self.splits:
-            labels = self.compact(labels)
+        for split, node in self.splits:
+            labels, self.now = self.compact(split), node
             for d in [d for d in range(labels.ndim) if labels.shape[d] > 1][:-1]:
                 labels = self._alike(labels, d, "tied to a channel that never leaves")
         self.splits.clear()
+        self.now = None
 
     def varies(self, labels: Labels, dims: Any) -> bool:
         return any(labels.shape[d] > 1 for d in dims) and bool(labels.any())
@@ -233,7 +235,7 @@ class Flow:
             if left and right:
                 self.classes.unite(left, right)
             else:
-                self.classes.freeze(left or right, reason)
+                self.classes.freeze(left or right, self.placed(reason))
 
     def tie(self, labels: Labels) -> None:
         """Make one unit of all labels in the array; a none among them freezes the rest."""
@@ -242,7 +244,7 @@ class Flow:
             if values[0]:
                 self.classes.unite(values[0], value)
             else:
-                self.classes.freeze(value, "tied to a channel that never leaves")
+                self.classes.freeze(value, self.placed("tied to a channel that never leaves"))
 
     def freeze(self, labels: Labels, node: fx.Node, reason: str) -> None:
         """Nothing with these labels may leave, and the graph says why."""
@@ -250,11 +252,14 @@ class Flow:
         if not values:
             return
         note = Frozen(op_name(node), module_of(node), source_of(node), reason)
-        where = f" in {note.module}" if note.module else ""
         if note not in self.frozen:
             self.frozen.append(note)
         for value in values:
-            self.classes.freeze(value, f"{reason} ({note.op}{where}; {note.source})")
+            self.classes.freeze(value, f"{reason} ({place_of(node)})")
+
+    def placed(self, reason: str) -> str:
+        """A reason with the operation that is walked, if there is one."""
+        return reason if self.now is None else f"{reason} ({place_of(self.now)})"
 
     def compact(self, labels: Labels) -> Labels:
         """Shrink dimensions along which the classes do not vary to length 1."""
@@ -287,6 +292,12 @@ def module_of(node: fx.Node) -> str:
     """Dotted name of the innermost module that ran this node."""
     stack = node.meta.get("nn_module_stack") or {}
     return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def place_of(node: fx.Node) -> str:
+    """`add in layer1.0; resnet.py:93`."""
+    module = module_of(node)
+    return f"{op_name(node)}{f' in {module}' if module else ''}; {source_of(node)}"
 
 
 def source_of(node: fx.Node) -> str:

@@ -60,7 +60,8 @@ def split_merge(flow: Flow, labels: Labels, old: tuple[int, ...], new: tuple[int
     result = flow.compact(result)
     for _, outs in runs:
         if sum(result.shape[d] > 1 for d in outs) > 1:
-            flow.splits.append(result)  # what comes may decide which factor shrinks, e.g. heads
+            # what comes may decide which factor shrinks, e.g. heads
+            flow.splits.append((result, flow.now))
     return result
 
 
@@ -187,8 +188,9 @@ def split(flow: Flow, node: fx.Node) -> Any:
         labels = flow.whole(labels, [dim], node, f"channels are split into unequal parts {lengths}")
         return [labels] * len(lengths)
     if flow.counting and len(set(lengths)) == 1:
-        line = np.moveaxis(parts[0], dim, 0).reshape(lengths[0], -1)
-        flow.numbers.append(NumberNote(module_of(node), lengths[0], line, "width"))
+        for part in (parts[0], labels):  # a part's length may be worked out from the whole
+            line = np.moveaxis(part, dim, 0).reshape(part.shape[dim], -1)
+            flow.numbers.append(NumberNote(module_of(node), len(line), line, "width"))
     return [flow.compact(p) for p in parts]
 
 
@@ -229,31 +231,6 @@ def pad(flow: Flow, node: fx.Node) -> Labels:
     amounts = list(node.args[1])  # type: ignore[arg-type]
     touched = [labels.ndim - 1 - i // 2 for i, a in enumerate(amounts) if a]
     return flow.whole(labels, touched, node, "channels are padded with constants")
-
-
-def pixel_shuffle(flow: Flow, node: fx.Node) -> Labels:
-    """Each r x r channels in a row become one, so they leave together."""
-    labels, channel, _, new = _pixels(flow, node)
-    if labels.shape[channel] == 1:
-        return labels
-    blocks = labels.reshape(*labels.shape[:channel], new, -1, 1, 1)
-    blocks = flow.whole(blocks, [channel + 1], node, "channels become pixels")
-    return np.take(blocks, 0, axis=channel + 1)
-
-
-def pixel_unshuffle(flow: Flow, node: fx.Node) -> Labels:
-    labels, channel, old, new = _pixels(flow, node)
-    return np.repeat(labels, new // old, axis=channel) if labels.shape[channel] > 1 else labels
-
-
-def _pixels(flow: Flow, node: fx.Node) -> tuple[Labels, int, int, int]:
-    """Labels that do not vary over pixels; which dimension the channels are, how many come in and go out."""
-    x = node.args[0]
-    old: tuple[int, ...] = flow.shape(x)  # type: ignore[arg-type]
-    labels = flow.labels(x)  # type: ignore[arg-type]
-    labels = flow.whole(labels, [-1, -2], node, "pixels become channels")
-    channel = len(old) - 3
-    return labels, channel, old[channel], flow.shape(node)[channel]
 
 
 def repeat(flow: Flow, node: fx.Node) -> Labels:
@@ -334,8 +311,6 @@ ROWS: dict[str, Any] = {
     "narrow": slice_,
     "select": select,
     **dict.fromkeys(("pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d"), pad),
-    "pixel_shuffle": pixel_shuffle,
-    "pixel_unshuffle": pixel_unshuffle,
     **dict.fromkeys(("repeat", "tile"), repeat),
     "repeat_interleave": repeat_interleave,
     "index": index,
