@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sprig.cli.console import Screen
+from sprig.cli.norms import NormsOption, known_norms
 from sprig.cli.options import CommonOptions, ModelOptions
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def run(
     data: Annotated[
         str | None, typer.Option("--data", help="Take the input from this data.", metavar="SPEC")
     ] = None,
+    norms: NormsOption = "keep",
 ) -> None:
     """Trace a model and print its groups."""
     from sprig.cli.session import is_run, load_model, prepare, reopen
@@ -45,7 +47,7 @@ def run(
     example = _example(loaded, shape, data, common.seed)
     with screen.bars() as bars:
         bars("trace", 0, None)
-        graph = trace(loaded.model, example)
+        graph = trace(loaded.model, example, norms=known_norms(norms))
     total, share = cost(graph), shares(graph)
     screen.say(
         f"{model.model}: {total['macs'] / 1e6:,.1f} M multiply-adds, {total['params'] / 1e6:,.2f} M "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sprig.cli.console import Screen
+from sprig.cli.norms import NormsOption, known_norms
 from sprig.cli.options import (
     BudgetOptions,
     CommonOptions,
@@ -48,6 +49,7 @@ def run(
         ),
     ] = None,
     round_to: Annotated[int, typer.Option("--round-to", help="Widths are multiples of this.")] = 1,
+    norms: NormsOption = "keep",
 ) -> None:
     """Search, cut, certify and save."""
     from sprig.cli.session import (
@@ -83,6 +85,7 @@ def run(
             method=method,
             settings=asdict(config),
             round_to=round_to,
+            norms=norms,
             **({} if clock is None else {"timing": asdict(timing)}),
         )
         remember(folder, command)
@@ -101,6 +104,7 @@ def run(
             resume=out.resume,
             seed=common.seed,
             round_to=round_to,
+            norms=known_norms(norms),
             timing=clock,
             progress=bars,
         )

@@ -66,9 +66,10 @@ def _refuse_another_model(opened: "Reopened", model: "nn.Module", data: "Batches
     from sprig.cli.session import example_of
     from sprig.core.plan import Plan
     from sprig.core.store import PLAN
-    from sprig.core.tracing import trace
+    from sprig.workflow.byhand import graph_of
 
-    Plan.from_json(opened.folder.get_text(PLAN)).check(trace(model, example_of(data)))
+    plan = Plan.from_json(opened.folder.get_text(PLAN))
+    plan.check(graph_of(model, example_of(data), plan))
 
 
 def claims_table(certificate: "Certificate") -> "Table":

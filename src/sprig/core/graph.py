@@ -1,6 +1,5 @@
 """From an exported program to groups: walk the op table, then read units and groups off the label classes."""
 
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,14 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from sprig.core.capture import batch_size, capture
-from sprig.core.errors import TraceError
+from sprig.core.errors import InputError, TraceError
+from sprig.core.groups import emptied, fingerprint, unique_names
+from sprig.core.norms import NORMS, Norms
 from sprig.core.numbers import number_sources
 from sprig.core.ops import contracts, labels_of
 from sprig.core.ops.flow import Classes, Flow
 from sprig.core.ops.notes import ContractionNote
-from sprig.core.types import Axis, Consumer, CostTerm, Graph, Group, Number, Slot
+from sprig.core.types import Axis, Consumer, CostTerm, Graph, Group, Norm, Number, Slot
 
 
 def build(
@@ -27,13 +28,22 @@ def build(
     *,
     inner: frozenset[str] = frozenset(),
     program: torch.export.ExportedProgram | None = None,
+    norms: Norms = "keep",
 ) -> Graph:
     """Groups, slots, consumers and costs of a model; nothing is run but the export.
 
     inner: modules whose attention keeps its heads and may lose inner dimensions. program: one captured before.
+    norms: whether channels that a norm is taken over may leave, see core/norms.py.
     """
+    if norms not in NORMS:
+        raise InputError(f"norms={norms!r}; known are {', '.join(NORMS)}")
     program = capture(model, args, kwargs) if program is None else program
-    flow = Flow(batch=batch_size(args, kwargs), canonical=canonical_names(model), inner=inner)
+    flow = Flow(
+        batch=batch_size(args, kwargs),
+        canonical=canonical_names(model),
+        inner=inner,
+        through=norms == "cut",
+    )
     walk(program, flow)
     _share_numbers(model, flow)
     unread = _unread(program, model)
@@ -153,7 +163,7 @@ class _Builder:
         )
         consumers = self._consumers()
         groups = tuple(self._group(i, units, slots, consumers) for i, units in enumerate(members))
-        groups = _unique_names(groups)
+        groups = unique_names(groups)
         tensors: dict[str, Tensor] = dict(self.model.named_parameters())
         tensors.update(self.model.named_buffers())
         shapes = {name: tuple(t.shape) for name, t in tensors.items()}
@@ -164,9 +174,10 @@ class _Builder:
             terms=self._terms(tensors, slots),
             frozen=tuple(self.flow.frozen),
             shapes=shapes,
-            fingerprint=_fingerprint(groups, slots, shapes),
+            fingerprint=fingerprint(groups, slots, shapes),
             program=self.program,
             numbers=self._numbers(),
+            norms=tuple(Norm(n.node, n.weight, self.axis(n.labels)) for n in self.flow.norms),
         )
 
     def axis(self, labels: np.ndarray) -> Axis:
@@ -218,7 +229,7 @@ class _Builder:
         if reason is None and not readers:
             reason = "no convolution or linear map reads it"
         if reason is None:
-            reason = _emptied(index, len(units), mine)
+            reason = emptied(index, len(units), mine)
         first = names["producer"][0]
         return Group(
             index=index,
@@ -311,40 +322,3 @@ class _Builder:
             )
         terms += [CostTerm("macs", macs, (), where) for where, macs in self.flow.fixed_macs]
         return tuple(terms)
-
-
-def _emptied(index: int, size: int, slots: Sequence[Slot]) -> str | None:
-    """A tensor that holds only some of the units, and nothing that stays, could lose all its channels."""
-    for slot in slots:
-        here = slot.axis.group == index
-        if here.all() and len(np.unique(slot.axis.unit)) < size:
-            return f"{slot.tensor} holds only a part of its channels and could be left without any"
-    return None
-
-
-def _unique_names(groups: Sequence[Group]) -> tuple[Group, ...]:
-    seen: dict[str, int] = defaultdict(int)
-    out = []
-    for group in groups:
-        seen[group.name] += 1
-        count = seen[group.name]
-        fields = dict(group.__dict__)
-        if count > 1:
-            fields["name"] = f"{group.name}#{count}"
-        out.append(Group(**fields))
-    return tuple(out)
-
-
-def _fingerprint(
-    groups: Sequence[Group], slots: Sequence[Slot], shapes: Mapping[str, tuple[int, ...]]
-) -> str:
-    """Same model code and configuration, same fingerprint; weights do not enter."""
-    digest = hashlib.sha256()
-    for name in sorted(shapes):
-        digest.update(f"{name}{shapes[name]}".encode())
-    for group in groups:
-        digest.update(f"{group.name}{group.size}".encode())
-    for slot in sorted(slots, key=lambda s: (s.tensor, s.dim)):
-        digest.update(f"{slot.tensor}{slot.dim}".encode())
-        digest.update(slot.axis.group.tobytes() + slot.axis.unit.tobytes())
-    return digest.hexdigest()

@@ -18,6 +18,7 @@ from sprig.core.batches import Triple, count
 from sprig.core.capture import batch_size, capture
 from sprig.core.errors import InputError, TraceError
 from sprig.core.graph import canonical_names
+from sprig.core.norms import norm_of, over_kept
 from sprig.core.outputs import answer_of, logits_of
 from sprig.core.tracing import distance
 
@@ -73,6 +74,7 @@ class Replay:
         self.keywords = list(kwargs)
         self.answer, self.logits = self._answer()
         self.plain = {n: _plain(n) for n in self.nodes if n.op == "call_function"}
+        self.norms = {n: a for n, a in ((n, norm_of(n)) for n in self.plain) if a is not None}
         self.dies = self._last_uses()
         self.count = Count()
         if check:
@@ -131,7 +133,10 @@ class Replay:
             inputs = fx.node.map_arg(
                 (node.args, node.kwargs), lambda n: self._read(n, values, weights)
             )
-            result = target(*inputs[0], **inputs[1])
+            if node in self.norms:
+                result = over_kept(self.norms[node], target, *inputs[0], **inputs[1])
+            else:
+                result = target(*inputs[0], **inputs[1])
             if _contracts(node):
                 self.count.layers += 1
             if watch and i in watch:

@@ -14,6 +14,7 @@ from torch import Tensor
 from sprig.core.batches import map_tensors
 from sprig.core.collect import judges
 from sprig.core.harm import harm, looks_like_scores
+from sprig.core.norms import readers
 from sprig.core.padding import Masks, blank
 from sprig.core.replay import Chunk, Live, Replay
 from sprig.core.types import Group
@@ -49,8 +50,7 @@ def measure(
     replay = bench.replay
     first: dict[int, int] = {}
     for trial in trials:
-        consumers = bench.graph.groups[trial.group].consumers
-        first[trial.group] = min(replay.index[bench.graph.consumers[i].node] for i in consumers)
+        first[trial.group] = min(replay.index[n] for n in readers(bench.graph, trial.group))
     order = sorted(range(len(trials)), key=lambda i: first[trials[i].group])
     behind = {g: _share_behind(bench, g, at) for g, at in first.items()}
     per_sample = bench.macs * (1 + sum(behind[t.group] for t in trials)) or 1

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sprig.core.errors import PlanError, SurgeryError
 from sprig.core.graph import canonical_names
+from sprig.core.norms import mark_, unmark_
 from sprig.core.numbers import numbers, rewrite
 from sprig.core.plan import Plan
 from sprig.core.types import Graph, Outcome, Slot
@@ -43,7 +44,10 @@ def put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def mask(model: nn.Module, plan: Plan | Outcome, graph: Graph) -> nn.Module:
-    """A copy in which the channels that leave are zeros: not smaller, the same function as the shrunk model."""
+    """A copy in which the channels that leave are zeros: not smaller, the same function as the shrunk model.
+
+    Norms over channels that leave (`trace(..., norms="cut")`) are taken over those that stay, see core/norms.py.
+    """
     plan, twin = _start(model, plan, graph)
     return mask_(twin, plan.masks(graph), graph)
 
@@ -60,6 +64,7 @@ def mask_(model: nn.Module, masks: Masks, graph: Graph) -> nn.Module:
                 shape = [-1 if d == slot.dim else 1 for d in range(tensors[slot.tensor].dim())]
                 factor = torch.from_numpy(keep).to(tensors[slot.tensor].device).reshape(shape)
                 tensors[slot.tensor].masked_fill_(~factor, 0.0)
+    mark_(model, masks, graph)
     return model
 
 
@@ -71,6 +76,7 @@ def shrink(model: nn.Module, plan: Plan | Outcome, graph: Graph) -> nn.Module:
 
 def shrink_(model: nn.Module, masks: Masks, graph: Graph) -> nn.Module:
     """Cut in place, in a module that is ours."""
+    unmark_(model)
     canonical = canonical_names(model)
     owners: dict[str, list[str]] = {}
     for name, first in canonical.items():
@@ -144,6 +150,9 @@ def _cut(model: nn.Module, names: list[str], keeps: Mapping[int, np.ndarray]) ->
 
 def renumber(module: nn.Module, attr: str, old: tuple[int, ...]) -> None:
     """Rewrite the numbers that a module keeps beside its tensors, from one table."""
+    if attr == "weight" and vars(module).get("normalized_shape") in (old, list(old)):
+        module.normalized_shape = type(module.normalized_shape)(module.weight.shape)
+        return  # LayerNorm, RMSNorm and their kin, by whoever wrote them
     for kind, follow in NUMBERS:
         if isinstance(module, kind):
             follow(module, attr, old)

@@ -16,6 +16,7 @@ from sprig.core.capture import batch_size, check_example, stopped
 from sprig.core.errors import TraceError
 from sprig.core.example import Example, inputs_of
 from sprig.core.graph import build
+from sprig.core.norms import Norms
 from sprig.core.outputs import BESIDE
 from sprig.core.parts import advised
 from sprig.core.surgery import mask_, shrink_
@@ -30,13 +31,18 @@ AT = " (it stopped "
 
 
 def trace(
-    model: nn.Module, example_inputs: Example, kwargs: Mapping[str, Any] | None = None
+    model: nn.Module,
+    example_inputs: Example,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    norms: Norms = "keep",
 ) -> Graph:
     """Find all groups of channels that can leave together, and say why the others cannot.
 
     `example_inputs`: a tuple of the model's arguments, or a dict of its keyword arguments.
     The model is exported, labels ride through its graph, and every group is tried: a shrunk copy must run and
-    give what the masked copy gives. Your model is not touched.
+    give what the masked copy gives. Your model is not touched. norms: "cut" lets channels leave that a LayerNorm or an
+    RMSNorm is taken over; the norm is then taken over those that stay, which is another function (core/norms.py).
 
     >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -46,19 +52,19 @@ def trace(
 
     Raises:
         TraceError: the model cannot be copied or exported; the message names the line, and the submodules that can.
-        InputError: the example inputs are neither a tuple nor a dict, or hold no tensor.
+        InputError: the example inputs are neither a tuple nor a dict, or hold no tensor; `norms` is another word.
     """
     args, named = inputs_of(example_inputs, kwargs)
     check_example(args, named)
     try:
-        graph = build(model, args, named)
+        graph = build(model, args, named, norms=norms)
     except TraceError as error:
         raise advised(error, model, args, named) from error
     graph = probe(model, graph, args, named)
     inner = _stuck_heads(graph)
     if not inner:
         return graph
-    again = build(model, args, named, inner=inner, program=graph.program)
+    again = build(model, args, named, inner=inner, program=graph.program, norms=norms)
     again = probe(model, again, args, named)
     return again if len(again.prunable) > len(graph.prunable) else graph
 

@@ -98,6 +98,15 @@ class Consumer:
 
 
 @dataclass(frozen=True, eq=False)
+class Norm:
+    """A norm over channels that may leave (see core/norms.py)."""
+
+    node: str  # name of its first call in the exported graph; empty: runs only in training mode
+    weight: str  # the gain, one entry per channel
+    axis: Axis  # over the channels
+
+
+@dataclass(frozen=True, eq=False)
 class Group:
     """All units that share one choice."""
 
@@ -147,6 +156,7 @@ class Graph:
     shapes: Mapping[str, tuple[int, ...]]  # of every parameter and buffer
     fingerprint: str  # sha256 over groups, slots and shapes: tells models apart
     numbers: tuple[Number, ...] = ()
+    norms: tuple[Norm, ...] = ()  # over channels that may leave
     program: Any = field(repr=False, default=None)  # torch.export.ExportedProgram
 
     def group(self, name: str) -> Group:

@@ -20,12 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sprig.core.capture import batch_size
 from sprig.core.cost import cost
+from sprig.core.norms import Norms
 from sprig.core.plan import Plan
 from sprig.core.surgery import mask, shrink
 from sprig.core.tracing import distance, stirred, tensors_of, trace
 from sprig.core.types import Graph
 
 TOLERANCE = 1e-9  # relative, float64
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,13 @@ def check_surgery(
     together: int = 2,
     alone: int | None = None,
     tolerance: float = TOLERANCE,
+    norms: Norms = "keep",
 ) -> Checked:
     """Cut every prunable group alone and all together at random sizes, and hold all that surgery promises.
 
     Masked and shrunk agree; predicted costs equal a recount on the shrunk model; the model given stays as it was;
     the shrunk model copies, trains, and loads its own state. `alone` bounds how many groups are tried alone.
+    norms: as in `trace`.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> check_surgery(net, (torch.randn(3, 4),)).alone
@@ -60,7 +64,7 @@ def check_surgery(
     given = snapshot(model)
     generator = torch.Generator().manual_seed(seed)
     live, args, named = enliven(model, example, kwargs or {}, generator=generator)
-    graph = trace(live, args, named)
+    graph = trace(live, args, named, norms=norms)
     state = snapshot(live)
     draw = np.random.default_rng(seed)
     dense = output(live, args, named)
@@ -122,7 +126,7 @@ def enliven(
     live = stirred(model).double()
     with torch.no_grad():
         for module in live.modules():
-            if isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm):
+            if isinstance(module, NORMS):
                 for name, parameter in module.named_parameters(recurse=False):
                     noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.copy_(noise - 0.5 if name == "bias" else noise + 0.5)

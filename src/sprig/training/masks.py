@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sprig.core.norms import mark_
 from sprig.core.plan import Plan
 from sprig.core.surgery import fits, state
 from sprig.core.types import Graph, Outcome
@@ -30,7 +31,7 @@ class HeldMasks:
 
     def __init__(self, plan: Plan | Outcome, graph: Graph) -> None:
         masks = (plan.plan if isinstance(plan, Outcome) else plan).masks(graph)
-        self.graph = graph
+        self.masks, self.graph = masks, graph
         self.gone: list[tuple[str, Tensor]] = []  # tensor, what is zero in it (broadcastable)
         for slot in graph.slots:
             keep = slot.axis.keep(masks)
@@ -42,6 +43,7 @@ class HeldMasks:
     def begin(self, model: nn.Module) -> None:
         """Refuse a network that the plan does not fit, then mask it."""
         fits(model, self.graph)
+        mark_(model, self.masks, self.graph)
         self.apply(model)
 
     def apply(self, model: nn.Module) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from torch import fx
 
 from sprig.core.ops.flow import Flow
-from sprig.core.ops.notes import ContractionNote
+from sprig.core.ops.notes import ContractionNote, ProductNote
 
 
 def _pick(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
@@ -95,6 +95,10 @@ def linear(flow: Flow, node: fx.Node) -> Any:
     if weight is None or flow.parts.get(b) is not None:
         return linear_part(flow, node, x, w, b)
     shape, wshape = flow.shape(x), flow.shape(w)
+    if flow.through:
+        labels = flow.compact(flow.labels(x))
+        if labels.shape[-1] == 1 < labels.size == max(labels.shape):
+            return _mixed(flow, node, labels, [weight] if bias is None else [weight, bias])
     inside = np.asarray(flow.full(x, -1))
     flow.dim(weight, 1, wshape[1], "consumer", inside)
     rows = _one_use(flow, weight, bias, np.zeros(wshape[0]), "producer")
@@ -108,6 +112,16 @@ def linear(flow: Flow, node: fx.Node) -> Any:
             )
         )  # fmt: skip
     return rows.reshape([1] * (len(shape) - 1) + [-1])
+
+
+def _mixed(flow: Flow, node: fx.Node, labels: np.ndarray, tensors: list[str]) -> np.ndarray:
+    """A map over places does to each channel the same: it stays whole, and costs as much as there are channels."""
+    for name, arg in zip(tensors, node.args[1:], strict=False):
+        flow.pin(name, flow.shape(arg))  # type: ignore[arg-type]
+    if flow.counting:
+        macs = fixed_macs(node, flow) / flow.batch
+        flow.products.append(ProductNote(node, macs, [labels.reshape(-1)]))
+    return labels
 
 
 def linear_part(flow: Flow, node: fx.Node, x: Any, w: Any, b: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from sprig.core.ops.notes import ContractionNote, NumberNote, Part, ProductNote, SlotNote
+from sprig.core.ops.notes import ContractionNote, NormNote, NumberNote, Part, ProductNote, SlotNote
 from sprig.core.types import Frozen
 
 Labels = np.ndarray
@@ -65,10 +65,13 @@ class Flow:
     """State of one walk over one or more graphs of the same model.
 
     inner: modules whose attention keeps its heads and may lose inner dimensions; elsewhere heads leave whole.
+    through: channels that a norm is taken over may leave; `norms` are those norms.
     """
 
     batch: int
     inner: frozenset[str] = frozenset()
+    through: bool = False
+    norms: list[NormNote] = field(default_factory=list)
     products: list[ProductNote] = field(default_factory=list)
     numbers: list[NumberNote] = field(default_factory=list)
     now: fx.Node | None = None  # the node that is walked

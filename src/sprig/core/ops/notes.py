@@ -49,6 +49,15 @@ class ProductNote:
 
 
 @dataclass
+class NormNote:
+    """A norm over channels that may leave."""
+
+    node: str
+    weight: str
+    labels: np.ndarray
+
+
+@dataclass
 class NumberNote:
     """A reshape that names a length: the module that did it, the length, and labels along that dimension."""
 

@@ -8,6 +8,7 @@ from torch import fx
 
 from sprig.core.ops.contraction import _pick
 from sprig.core.ops.flow import Flow, Labels, op_name
+from sprig.core.ops.notes import NormNote
 
 
 def batch_norm(flow: Flow, node: fx.Node) -> Any:
@@ -38,13 +39,44 @@ def group_norm(flow: Flow, node: fx.Node) -> Labels:
 
 
 def layer_norm(flow: Flow, node: fx.Node) -> Any:
-    """A norm over the channels changes its function when one leaves: those channels stay."""
+    """A norm over the channels changes its function when one leaves: those channels stay, unless that is wanted."""
     x = node.args[0]
     labels = flow.labels(x)  # type: ignore[arg-type]
     over = range(labels.ndim - len(node.args[1]), labels.ndim)  # type: ignore[arg-type]
-    labels = flow.whole(labels, over, node, "normalised over the channels")
+    reason = "normalised over the channels"
+    if flow.through and flow.varies(flow.compact(labels), over):
+        why = _uncut(flow, node, flow.compact(labels))
+        if why is None:
+            return flow.compact(labels)
+        reason = f"{reason}, which norms='cut' does not cover here: {why}"
+    labels = flow.whole(labels, over, node, reason)
     value = node.meta["val"]
     return [labels, *flow.none(node)[1:]] if isinstance(value, list | tuple) else labels
+
+
+def _uncut(flow: Flow, node: fx.Node, labels: Labels) -> str | None:
+    """Let the channels of a norm leave, with its gain and shift; or why they cannot."""
+    x, shape = node.args[:2]
+    gain = _pick(node, 2, "weight", None)
+    shift = _pick(node, 3, "bias", None) if op_name(node) == "layer_norm" else None
+    if op_name(node) not in ("layer_norm", "rms_norm"):
+        return "another form of the norm"
+    if len(shape) != 1:  # type: ignore[arg-type]
+        return "it is taken over several dimensions"
+    if labels.shape[-1] != flow.shape(x)[-1] or labels.size != labels.shape[-1]:  # type: ignore[arg-type]
+        return "the channels also vary along other dimensions"
+    if gain not in flow.params or gain in flow.buffers:
+        return "it has no gain of its own"
+    if shift is not None and (shift not in flow.params or shift in flow.buffers):
+        return "its shift is computed"
+    line = labels.reshape(-1)
+    for arg in (gain, shift):
+        if arg is not None:
+            flow.dim(flow.params[arg], 0, len(line), "follower", line)
+    name = flow.params[gain]
+    if all(note.weight != name for note in flow.norms):
+        flow.norms.append(NormNote(node.name if flow.counting else "", name, line))
+    return None
 
 
 def pool(flow: Flow, node: fx.Node) -> Any:
@@ -70,7 +102,10 @@ def reduce(flow: Flow, node: fx.Node) -> Any:
         dims = range(labels.ndim)
     dims = sorted({d % labels.ndim for d in ([dims] if isinstance(dims, int) else dims)})
     many = isinstance(node.meta["val"], list | tuple)
-    labels = flow.whole(labels, dims, node, "reduced over the channels")
+    reason = "reduced over the channels"
+    if flow.through and _by_hand(node):
+        reason = f"{reason}, for a norm written out: norms='cut' covers torch's own norms"
+    labels = flow.whole(labels, dims, node, reason)
     keepdim = len(flow.shape(x)) == len(  # type: ignore[arg-type]
         (node.meta["val"][0] if many else node.meta["val"]).shape
     )
@@ -80,6 +115,13 @@ def reduce(flow: Flow, node: fx.Node) -> Any:
         else labels.reshape([s for d, s in enumerate(labels.shape) if d not in dims])
     )
     return [result] * len(node.meta["val"]) if many else result
+
+
+def _by_hand(node: fx.Node) -> bool:
+    """Whether a reduction is a step of a norm: a variance, or the mean of squares."""
+    before = node.args[0]
+    squares = isinstance(before, fx.Node) and op_name(before) in ("pow", "square")
+    return op_name(node) in ("var", "std", "var_mean") or (op_name(node) == "mean" and squares)
 
 
 def softmax(flow: Flow, node: fx.Node) -> Labels:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sprig.core.collect import collect
+from sprig.core.norms import marked
 from sprig.core.path import Path, with_cost
 from sprig.core.plan import Plan
 from sprig.core.sensitivity import Trial, interpolate, measure
@@ -169,7 +170,10 @@ def _harm(
         group = bench.graph.groups[trial.group]
         picks = found[group.name].order[: trial.kept]
         alpha = factors(_gram(bench, group, moments), picks, config)
-        return folded(bench, {trial.group: alpha}, moments)
+        keep = np.zeros(group.size, dtype=bool)
+        keep[list(picks)] = True
+        marks = marked(bench.weights, {trial.group: keep}, bench.graph)
+        return folded(bench, {trial.group: alpha}, moments) | marks
 
     results = measure(bench, trials, weights_for, work=config.trial_work)
     harm = {}

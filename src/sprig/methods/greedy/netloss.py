@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from sprig.core.errors import DivergenceError, InputError
 from sprig.core.harm import harm, looks_like_scores
+from sprig.core.norms import marked
 from sprig.core.padding import blank
 from sprig.core.replay import Chunk, Live, chunks
 from sprig.core.types import Group
@@ -46,14 +47,14 @@ class Gates:
     """The network's weights, and the columns of them that one group's gates scale."""
 
     def __init__(self, bench: Workbench) -> None:
-        self.bench, self.size = bench, 0
+        self.bench, self.size, self.group = bench, 0, -1
         self.weights: dict[str, Tensor] = dict(bench.weights)  # with what was folded in so far
         self.changed: dict[str, Tensor] = {}
         self.gated: list[_Gated] = []
 
     def enter(self, group: Group) -> None:
         """Make the group's gates the arguments."""
-        self.gated, self.size = [], group.size
+        self.gated, self.size, self.group = [], group.size, group.index
         known: set[str] = set()
         for i in group.consumers:
             consumer = self.bench.graph.consumers[i]
@@ -79,16 +80,21 @@ class Gates:
             out[g.name] = g.weight * scale.reshape(shape)
         return out
 
+    def marks(self, factors: Tensor) -> dict[str, Tensor]:
+        """Gains of norms over the group, which are taken over the units with a factor (core/norms.py)."""
+        return marked(self.weights, {self.group: (factors != 0).cpu().numpy()}, self.bench.graph)
+
     def fold(self, factors: Tensor) -> None:
         """Make the factors part of the network."""
         found = self.overrides(factors)
-        self.weights.update(found)
+        self.weights.update(found | self.marks(factors))
         self.changed.update(found)
 
 
 def first_reader(bench: Workbench, group: Group) -> int:
     """Number of the first node that reads one of the weights that the group's gates scale."""
     names = {bench.graph.consumers[i].weight for i in group.consumers}
+    names |= {n.weight for n in bench.graph.norms if (n.axis.group == group.index).any()}
     tensor_of = bench.replay.tensor_of
     return next(
         i
@@ -161,7 +167,8 @@ class NetLoss:
     # ---- values ------------------------------------------------------------------------------
     def score(self, factors: Tensor, batch: Sequence[int]) -> Score:
         """Mean over the chunks of these numbers."""
-        weights = {**self.gates.weights, **self.gates.overrides(factors)}
+        gates = self.gates
+        weights = {**gates.weights, **gates.overrides(factors), **gates.marks(factors)}
         loss = right = 0.0
         rows = 0
         for j in batch:
@@ -176,7 +183,7 @@ class NetLoss:
         return Score(_finite(loss / rows), right / rows)
 
     def gradient(self, factors: Tensor, batch: Sequence[int]) -> Tensor:
-        """(size,) dL/d factor of every unit, by one backward pass."""
+        """(size,) dL/d factor of every unit, by one backward pass; norms over the group stay over all of it."""
         at = factors.clone().requires_grad_()
         total = torch.zeros_like(factors)
         rows = sum(self.chunks[j].rows for j in batch)

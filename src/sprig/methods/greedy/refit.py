@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sprig.core.collect import WIDE
+from sprig.core.norms import marked, normed
 from sprig.core.path import Path, with_cost
 from sprig.core.plan import Plan
 from sprig.core.sensitivity import Trial, interpolate, measure
@@ -65,13 +67,20 @@ def search(bench: Workbench, config: RefitConfig) -> Path:
     found: dict[str, GroupPath] = {}
     weights: dict[Trial, dict[str, Tensor]] = {}
     fractions = affordable(bench, config)
+    over = normed(bench.graph)
     for done, group in enumerate(groups):
         bench.progress("pursuit", done, len(groups))
         found[group.name] = group_path(bench, group, known.of(group), config)
         part = known.of(group, whole=False)
         for kept in sorted({max(1, min(group.size - 1, round(f * group.size))) for f in fractions}):
             picks = found[group.name].order[:kept]
-            weights[Trial(group.index, kept)] = refitted(bench, group, picks, part)
+            stream = group.index in over and len(group.consumers) > 1
+            solved = (
+                walked(bench, group, picks, config)
+                if stream
+                else refitted(bench, group, picks, part)
+            )
+            weights[Trial(group.index, kept)] = solved | marks(bench, group, picks)
     bench.progress("pursuit", len(groups), len(groups))
     results = measure(bench, list(weights), weights.__getitem__, work=config.trial_work)
     harm = {}
@@ -153,6 +162,26 @@ def refitted(
     return out
 
 
+def walked(
+    bench: Workbench, group: Group, picks: Sequence[int], config: RefitConfig
+) -> dict[str, Tensor]:
+    """The same for a stream that norms are taken over: on the inputs as they are with norms over these picks."""
+    keep = {group.name: tuple(sorted(picks))}
+    plan = Plan(keep=keep, sizes={group.name: group.size}, graph=bench.graph.fingerprint)
+    found = Sequential(
+        bench, plan, ridge=config.ridge, rows=config.least_rows, reselect=False,
+        streams=config.streams, only=frozenset(group.consumers),
+    ).run()  # fmt: skip
+    return dict(found.weights)
+
+
+def marks(bench: Workbench, group: Group, picks: Sequence[int]) -> dict[str, Tensor]:
+    """Gains of the norms over a group, marked so that they are taken over these picks."""
+    keep = np.zeros(group.size, dtype=bool)
+    keep[list(picks)] = True
+    return marked(bench.weights, {group.index: keep}, bench.graph)
+
+
 def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
     """Weights for a plan, in the original shapes; with the submodularity ratio of every returned set."""
     with torch.no_grad():
@@ -177,7 +206,8 @@ def exchanged(bench: Workbench, plan: Plan, config: RefitConfig) -> Plan:
     known, keep = evidence_of(bench, config), dict(plan.keep)
     for group in bench.graph.prunable:
         picks = plan.keep.get(group.name, ())
-        if 0 < len(picks) < group.size and (len(group.consumers) > 1 or not config.reselect):
+        several = len(group.consumers) > 1 or group.index in normed(bench.graph)
+        if 0 < len(picks) < group.size and (several or not config.reselect):
             found = problems(bench, group, known.of(group))
             best = swap(found, picks, size=group.size, ridge=0.0, rounds=config.swaps, tries=TRIES)
             keep[group.name] = tuple(sorted(best.picks))

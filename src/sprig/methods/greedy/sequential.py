@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from sprig.core.collect import consumer_rows, judges, live_rows
+from sprig.core.norms import marked, normed
 from sprig.core.path import with_cost
 from sprig.core.plan import Plan
 from sprig.core.replay import Live, Replay
@@ -108,7 +109,9 @@ class Sequential:
         reselect: bool,
         streams: bool,
         swaps: int = 0,
+        only: frozenset[int] | None = None,
     ) -> None:
+        """only: consumers that are solved, by number, on the part of the data that trial weights are fitted on."""
         self.bench, self.plan = bench, plan
         self.ridge, self.rows, self.with_reselect, self.with_streams = (
             ridge,
@@ -118,11 +121,14 @@ class Sequential:
         )
         self.swaps = swaps
         self.masks = plan.masks(bench.graph)
-        self.weights: dict[str, Tensor] = dict(bench.weights)
+        marks = marked(bench.weights, self.masks, bench.graph)
+        self.weights: dict[str, Tensor] = {**bench.weights, **marks}
         self.changed: dict[str, Tensor] = {}
         self.generator = bench.generator(2)
         replay = bench.replay
-        self.dense: list[Live] = [replay.start(c.args, c.kwargs, c.rows) for c in bench.chunks]
+        fitted = [c for j, c in enumerate(bench.chunks) if not judges(j)]
+        self.only, self.chunks = only, fitted if only is not None and fitted else bench.chunks
+        self.dense: list[Live] = [replay.start(c.args, c.kwargs, c.rows) for c in self.chunks]
         self.pruned: list[Live] = [live.fork() for live in self.dense]
 
     def run(self) -> Outcome:
@@ -134,7 +140,10 @@ class Sequential:
             if sum(d.weight == c.weight for d in graph.consumers) > 1
         }
         for done, consumer in enumerate(graph.consumers):
-            self.bench.progress("refit", done, len(graph.consumers))
+            if self.only is not None and done not in self.only:
+                continue
+            if self.only is None:
+                self.bench.progress("refit", done, len(graph.consumers))
             touched = not consumer.axis.keep(self.masks).all()
             started = started or touched
             if not started:
@@ -143,7 +152,8 @@ class Sequential:
                 self.cut(consumer)
                 continue
             self.visit(consumer)
-        self.bench.progress("refit", len(graph.consumers), len(graph.consumers))
+        if self.only is None:
+            self.bench.progress("refit", len(graph.consumers), len(graph.consumers))
         plan = self.plan
         keep = {
             g.name: tuple(int(i) for i in np.flatnonzero(self.masks[g.index]))
@@ -193,6 +203,8 @@ class Sequential:
             group = self.bench.graph.groups[index]
             if index not in self.masks or len(group.consumers) > 1 or self.masks[index].all():
                 continue
+            if index in normed(self.bench.graph):
+                continue  # these inputs were normalised over the search's picks
             count = int(self.masks[index].sum())
             here = replace(problem, columns=unit_columns(consumer, index))
             others = torch.from_numpy(
@@ -229,9 +241,9 @@ class Sequential:
             )
             for _ in "ab"
         ]
-        limit = -(-self.rows // len(bench.chunks))
+        limit = -(-self.rows // len(self.chunks))
         seam = find_seam(replay, consumer.node) if self.with_streams else None
-        for j, chunk in enumerate(bench.chunks):
+        for j, chunk in enumerate(self.chunks):
             self.dense[j] = replay.advance(self.dense[j], bench.weights, at)
             self.pruned[j] = replay.advance(self.pruned[j], self.weights, at)
             x = self.pruned[j].values[replay.nodes[at].args[consumer.argument]]
