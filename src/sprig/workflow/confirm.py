@@ -127,7 +127,10 @@ def confirm(
         predicted = clock.models[LATENCY](kept_of(plan, path.graph))
         seen = dict(pair(plan))
         if all(len(kept) == plan.sizes[name] for name, kept in plan.keep.items()):
-            seen |= {"ratio": 1.0, "small_ms": seen["dense_ms"]}  # nothing leaves: whatever noise says
+            seen |= {
+                "ratio": 1.0,
+                "small_ms": seen["dense_ms"],
+            }  # nothing leaves: whatever noise says
         row = {**seen, "predicted_ms": predicted, "excess": target.excess(seen)}
         again = every.setdefault(plan.hash, [])
         if again:
