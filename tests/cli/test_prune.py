@@ -89,9 +89,11 @@ def test_prune_twice_gives_the_same_bits(
 
 def test_methods_are_listed(answer, sprig, refused) -> None:
     from sprig.methods import METHODS
+    from sprig.methods.penalties.shelf import PENALTIES
 
     found = answer("methods")["methods"]
-    assert [row["name"] for row in found] == list(METHODS)
+    assert [row["name"] for row in found if row["verb"] == "prune"] == list(METHODS)
+    assert [row["name"] for row in found if row["verb"] == "train"] == list(PENALTIES)
     one = answer("methods", "refit")["methods"]
     assert [row["name"] for row in one] == ["refit"]
     assert one[0]["settings"]

@@ -37,6 +37,7 @@ def run(
         reopen,
         undoing,
     )
+    from sprig.cli.shrinkage import MASKS, held_masks
     from sprig.cli.train import conclude, finished, steps
     from sprig.core.store import PLAN, RunFolder, load_record
     from sprig.core.tracing import trace
@@ -73,7 +74,7 @@ def run(
         small = opened.result()
         settings = described(command, small.built)
         folder.begin(settings)
-        dense = opened.start().model if opened.cut else None
+        dense = opened.start().model if opened.cut and not opened.from_scratch else None
         if data is None and chosen.data.partition(":")[0] != "imagefolder":
             chosen = replace(chosen, images=None, fold=None)
         batches = load_data(chosen, small, split="train", seed=common.seed, views=1)
@@ -85,7 +86,7 @@ def run(
             config=config,
             teacher=dense if teacher else None,
             evaluation=held_out if held_out is not None and labelled(held_out) else None,
-            hooks=[steps(bars)],
+            hooks=[steps(bars), *held_masks(opened.folder)],
             folder=folder / "state",
             resume=True,
         )
@@ -102,4 +103,6 @@ def run(
         if opened.cut:  # what `load` needs to build the small network again
             for name in (PLAN, SHAPES):
                 folder.put_text(name, opened.folder.get_text(name))
+        if opened.folder.has(MASKS):
+            folder.put_tensors(MASKS, opened.folder.get_tensors(MASKS))
     conclude(screen, folder, record, trained.model, report=out.report)

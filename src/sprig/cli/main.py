@@ -20,13 +20,13 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "demo": "The whole story on handwritten digits, in about a minute.",
         "inspect": "What can be pruned, what cannot and why, and what it costs.",
         "prune": "Cut a trained model to a budget, without retraining, into a run folder.",
-        "train": "Plain training of a model, into a run folder: a baseline to prune.",
+        "train": "Train a model into a run folder: a baseline to prune, or shrinking on the way.",
         "finetune": "Train a pruned model further, with or without the dense one as teacher.",
         "export": "Write the model of a run as ONNX or .pt2 and check that it agrees.",
         "verify": "Recompute every claim of a run folder from its files.",
         "report": "Show a run in the terminal and write its HTML report.",
         "compare": "Several runs side by side.",
-        "methods": "The methods that `prune` knows.",
+        "methods": "The methods that `prune` and `train` know.",
     }
 )
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -205,6 +205,11 @@ class Reopened:
         """Whether the run made a network smaller; else it only trained one."""
         return self.folder.has("plan.json")
 
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the run trained its network: what it began with is then no measure of anything."""
+        return self.config.get("verb") == "train"
+
     def start(self) -> Loaded:
         """The network that the command began with."""
         import torch
@@ -214,7 +219,7 @@ class Reopened:
 
     def dense(self) -> Loaded:
         """The network that the result is compared with: the uncut one, or else the result itself."""
-        return self.start() if self.cut else self.result()
+        return self.start() if self.cut and not self.from_scratch else self.result()
 
     def result(self) -> Loaded:
         """The network that the run ended with."""

@@ -1,10 +1,13 @@
-"""Plain training of a model into a run folder: the baseline that pruning starts from."""
+"""Train a model into a run folder: plainly, a baseline to prune, or with --method, shrinking it on the way."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from sprig.cli.console import Bars, Screen
 from sprig.cli.options import CommonOptions, DataOptions, EvalOptions, ModelOptions, OutOptions
+from sprig.cli.shrinkage import ShrinkOptions, measured, plan_of, traced, train_with
 from sprig.training.config import TrainConfig
 
 
@@ -13,11 +16,18 @@ def run(
     data: DataOptions,
     evaluation: EvalOptions,
     config: TrainConfig,
+    shrinking: ShrinkOptions,
     out: OutOptions,
     common: CommonOptions,
+    *,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A setting of the method; may be repeated.", metavar="KEY=VALUE"
+        ),
+    ] = None,
 ) -> None:
     """Train and save; the last epoch is what counts."""
-    from sprig.cli.quality import measure
     from sprig.cli.session import (
         config_of,
         described,
@@ -29,48 +39,71 @@ def run(
         undoing,
     )
     from sprig.core.store import RunFolder
-    from sprig.core.tracing import trace
     from sprig.core.types import RunRecord
     from sprig.training import train
 
     screen = Screen(json=common.json)
+    chosen = plan_of(shrinking, assign or [])
     folder = RunFolder.create(out.out, resume=out.resume)
     if folder.finished:
         finished(screen, folder)
         return
+    notes: tuple[str, ...] = ()
     with undoing(folder), screen.bars() as bars:
         prepare(common)
-        command = config_of("train", model, data, evaluation, common, settings=asdict(config))
+        more = {"shrinkage": asdict(shrinking), "set": assign or []} if chosen else {}
+        command = config_of(
+            "train", model, data, evaluation, common, settings=asdict(config), **more
+        )
         loaded = load_model(model, data=data.data)
         settings = described(command, loaded.built)
         folder.begin(settings)
         batches = load_data(data, loaded, split="train", seed=common.seed)
         held_out = load_held_out(data, evaluation, loaded, seed=common.seed)
         example = example_of(batches)
-        graph = trace(loaded.model, example)
-        before = measure(loaded.model, None, graph, held_out)
-        trained = train(
-            loaded.model,
-            batches,
-            config=config,
-            evaluation=held_out if "accuracy" in before.quality else None,
-            hooks=[steps(bars)],
-            folder=folder / "state",
-            resume=True,
-        )
-        after = measure(trained.model, None, graph, held_out)
-        record = RunRecord(
-            title=f"{model.model} trained on {data.data}",
-            config=settings,
-            plan=None,
-            certificate=None,
-            before=before,
-            after=after,
-            groups=(),
-            curve=(),
-            log=tuple({"kind": "epoch", **row} for row in trained.history),
-        )
-    conclude(screen, folder, record, trained.model, report=out.report)
+        graph, why = traced(loaded.model, example, shrinking.method)
+        title = f"{model.model} trained on {data.data}"
+        if chosen is not None:
+            result, record, notes = train_with(
+                loaded.model,
+                batches,
+                chosen,
+                folder=folder,
+                example=example,
+                graph=graph,
+                held_out=held_out,
+                config=config,
+                hook=steps(bars),
+                title=f"{title} with {shrinking.method}",
+                told=settings,
+            )
+        else:
+            before = measured(loaded.model, graph, held_out, example)
+            trained = train(
+                loaded.model,
+                batches,
+                config=config,
+                evaluation=held_out if "accuracy" in before.quality else None,
+                hooks=[steps(bars)],
+                folder=folder / "state",
+                resume=True,
+            )
+            result = trained.model
+            record = RunRecord(
+                title=title,
+                config=settings,
+                plan=None,
+                certificate=None,
+                before=before,
+                after=measured(result, graph, held_out, example),
+                groups=(),
+                curve=(),
+                log=tuple({"kind": "epoch", **row} for row in trained.history),
+            )
+    for note in [why, *notes]:
+        if note is not None:
+            screen.note(f"note: {note}")
+    conclude(screen, folder, record, result, report=out.report)
 
 
 def steps(bars: Bars) -> Any:

@@ -36,13 +36,31 @@ class Rule(Protocol):
 
 
 class Penalty(Protocol):
-    """Shrinks weights while they train."""
+    """Shrinks weights while they train; a frozen record of its settings. All that changes is in the state: a dict of
+    numbers, tensors and lists of them, which a checkpoint can hold. The state given may be used up.
 
-    def init(self, weights: Sequence[Tensor]) -> Any: ...
-    def push(self, weights: Sequence[Tensor], state: Any) -> Sequence[Tensor]: ...
-    def prox(self, weights: Sequence[Tensor], state: Any, lr: float) -> Sequence[Tensor]: ...
-    def advance(self, state: Any) -> Any: ...
-    def value(self, weights: Sequence[Tensor], state: Any) -> Tensor: ...
+    At every step, with gradients g at weights w:  g += push(w);  advance(w);  w = step of the optimiser;  w = prox(w).
+    """
+
+    pushes: bool  # `push` is to be added to the gradients
+    proximal: bool  # `prox` is to follow the step
+
+    def init(self, weights: Sequence[Tensor]) -> dict[str, Any]:
+        """The state at the start."""
+
+    def push(self, weights: Sequence[Tensor], state: dict[str, Any]) -> list[Tensor]:
+        """The gradient of `value` in the weights (zero where it has a kink)."""
+
+    def prox(self, weights: Sequence[Tensor], state: dict[str, Any], *, lr: float) -> list[Tensor]:
+        """The point x that minimises |x - w|^2 / (2 lr) + value(x), in new tensors."""
+
+    def advance(
+        self, weights: Sequence[Tensor], state: dict[str, Any], *, lr: float
+    ) -> dict[str, Any]:
+        """The penalty's own step, at the weights as they are before theirs."""
+
+    def value(self, weights: Sequence[Tensor], state: dict[str, Any]) -> Tensor:
+        """What is added to the loss."""
 
 
 class Method(Protocol):

@@ -26,6 +26,7 @@ from sprig.training.loop import Loss, Run, fit
 from sprig.training.moments import Hook, Moment
 
 Criterion = Callable[[Any, Any], Tensor]  # the model's output and the target → a number
+Maker = Callable[[nn.Module], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,7 @@ def finetune(
     hooks: Sequence[Hook] = (),
     folder: str | Path | None = None,
     resume: bool = False,
+    optimizer: Maker | None = None,
 ) -> TrainRecord:
     """Train a copy of `model` on `data`; the model given is not touched.
 
@@ -63,7 +65,8 @@ def finetune(
     `loss(output, target)`. A `teacher` adds distillation, and does alone where there are no labels.
     `evaluation` is measured after each epoch (accuracy). With a `folder` the state is saved after
     every epoch and `resume=True` continues from it with the same bits, provided that the data draws
-    its random numbers from torch or from (seed, epoch).
+    its random numbers from torch or from (seed, epoch). `optimizer(model)` makes another optimiser than the
+    config's; the schedule scales its rates all the same.
 
     >>> data = [(torch.ones(4, 5), torch.tensor([0, 1, 2, 2]))]
     >>> record = finetune(nn.Linear(5, 3), data, config=FinetuneConfig(epochs=2))
@@ -77,7 +80,7 @@ def finetune(
         trained = trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = Run(
         model=trained,
-        optimizer=optimizer_for(trained, config),
+        optimizer=optimizer_for(trained, config) if optimizer is None else optimizer(trained),
         epochs=config.epochs,
         steps_per_epoch=steps_per_epoch,
     )
@@ -90,6 +93,8 @@ def finetune(
             "teacher": None if teacher is None else sha256_model(teacher),
             "steps per epoch": steps_per_epoch,
         }
+        if optimizer is not None:
+            identity["optimizer"] = f"{type(run.optimizer).__name__} {run.optimizer.defaults}"
         checkpoint = Checkpoint(Path(folder), identity=identity, data=data, hooks=hooks)
         resumed = checkpoint.prepare(resume=resume)
         if resumed:

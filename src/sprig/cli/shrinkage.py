@@ -1,0 +1,219 @@
+"""Training with a penalty and the cut at its end, for `sprig train --method`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from sprig.cli.options import option, settings, size
+from sprig.core.errors import InputError, TraceError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sprig.core.folder import RunFolder
+
+MASKS = "masks.safetensors"
+
+
+@dataclass(frozen=True)
+class ShrinkOptions:
+    """What shrinks while it trains, and what is cut at the end."""
+
+    method: str | None = option(
+        None,
+        "Shrink while training: halo, l1, group-lasso, ...; see `sprig methods`.",
+        metavar="NAME",
+    )
+    keep: float | None = option(
+        None, "With --method: share of the weights, or units, that stays.", metavar="SHARE"
+    )
+    macs: str | None = option(
+        None, "With --method: cut until so many multiply-adds: 0.5 or 300M.", metavar="SIZE"
+    )
+    params: str | None = option(
+        None, "With --method: cut until so many parameters.", metavar="SIZE"
+    )
+    per_layer: bool = option(False, "Cut the same share of every layer.")
+    exclude: str | None = option(
+        None, "Parameters to leave alone, by name or pattern.", metavar="NAME,..."
+    )
+    biases: bool = option(False, "Shrink biases too.")
+    norms: bool = option(False, "Shrink scales and shifts of norms too.")
+    first: bool = option(True, "Shrink the first layer.")
+    last: bool = option(True, "Shrink the last layer.")
+    begin: float = option(0.0, "Epochs before the penalty acts.")
+    ramp: float = option(0.0, "Epochs over which it rises.")
+
+
+def plan_of(options: ShrinkOptions, assign: Sequence[str]) -> dict[str, Any] | None:
+    """The keywords of `train_and_cut`; None for plain training, which takes none of these options."""
+    from sprig.core.types import Budget
+    from sprig.methods.penalties.run import Cut
+    from sprig.methods.penalties.scope import Scope
+    from sprig.methods.penalties.shelf import PENALTIES
+
+    if options.method is None:
+        stray = [k for k, v in asdict(options).items() if v != asdict(ShrinkOptions())[k]]
+        stray += ["set"] if assign else []
+        if stray:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in stray)
+            raise InputError(
+                f"{names} without --method: say what is to shrink the network, e.g. --method halo"
+            )
+        return None
+    if options.method not in PENALTIES:
+        raise InputError(f"unknown method {options.method!r}; known are {', '.join(PENALTIES)}")
+    limits = {
+        unit: size(text, what=unit)
+        for unit in ("macs", "params")
+        if (text := getattr(options, unit)) is not None
+    }
+    if limits and options.keep is not None:
+        raise InputError("--keep beside a budget: give one of --keep, --macs, --params")
+    return {
+        "method": options.method,
+        "settings": settings(PENALTIES[options.method].config, assign, what=options.method),
+        "scope": Scope(
+            biases=options.biases,
+            norms=options.norms,
+            first=options.first,
+            last=options.last,
+            exclude=tuple(filter(None, (options.exclude or "").split(","))),
+        ),
+        "cut": Cut(
+            keep=options.keep,
+            budget=Budget(**limits) if limits else None,
+            per_layer=options.per_layer,
+        ),
+        "begin": options.begin,
+        "ramp": options.ramp,
+    }
+
+
+def traced(model: "nn.Module", example: Any, method: str | None) -> tuple[Any, str | None]:
+    """The graph, or None and why not: a method on single weights needs none."""
+    from sprig.core.tracing import trace
+    from sprig.methods.penalties.shelf import PENALTIES
+
+    try:
+        return trace(model, example), None
+    except TraceError as error:
+        if method is not None and PENALTIES[method].groups:
+            raise InputError(
+                f"{method} acts on groups of channels, and this model gives none ({error}); take a method on single "
+                "weights, e.g. halo"
+            ) from error
+        return None, (
+            "this model gives no groups of channels, so it cannot be made smaller, and multiply-adds are counted on "
+            f"its convolutions and linear layers alone ({error})"
+        )
+
+
+def measured(model: "nn.Module", graph: Any, data: Any, example: Any) -> Any:
+    """Cost and quality; without a graph the cost is counted on the layers themselves."""
+    from sprig.cli.quality import measure
+    from sprig.core.example import inputs_of
+    from sprig.core.types import Measures
+    from sprig.methods.penalties.cut import positions
+    from sprig.workflow import quality
+
+    if graph is not None:
+        return measure(model, None, graph, data)
+    args, kwargs = inputs_of(example)
+    used = positions(model, args, kwargs)
+    parameters = dict(model.named_parameters())
+    return Measures(
+        macs=round(sum(used[n] * parameters[n].numel() for n in used)),
+        params=sum(p.numel() for p in parameters.values()),
+        bytes=sum(t.nbytes for t in [*parameters.values(), *model.buffers()]),
+        quality=quality(model, None, data) if data is not None else {},
+    )
+
+
+def train_with(
+    model: "nn.Module",
+    batches: Any,
+    chosen: dict[str, Any],
+    *,
+    folder: "RunFolder",
+    example: Any,
+    graph: Any,
+    held_out: Any,
+    config: Any,
+    hook: Any,
+    title: str,
+    told: dict[str, Any],
+) -> tuple[Any, Any, tuple[str, ...]]:
+    """Train, cut, write what is beside the weights; gives the model, its record and notes."""
+    from sprig.core.cost import shares
+    from sprig.core.numbers import numbers
+    from sprig.core.tracing import trace
+    from sprig.core.types import GroupRow, RunRecord
+    from sprig.methods.penalties.run import train_and_cut
+    from sprig.workflow import quality
+    from sprig.workflow.recheck import SHAPES
+
+    judged = held_out is not None and "accuracy" in quality(model, None, held_out)
+    found = train_and_cut(
+        model,
+        batches,
+        config=config,
+        graph=graph,
+        example=example,
+        evaluation=held_out if judged else None,
+        hooks=[hook],
+        folder=folder / "state",
+        resume=True,
+        **chosen,
+    )
+    before = measured(found.trained, graph, held_out, example)
+    after = measured(
+        found.model,
+        graph if found.plan is None else trace(found.model, example),
+        held_out,
+        example,
+    )
+    rows: tuple[GroupRow, ...] = ()
+    if found.plan is not None:
+        share = shares(graph)
+        everything = {g.name: tuple(range(g.size)) for g in graph.groups}
+        rows = tuple(
+            GroupRow(
+                name=g.name,
+                size=g.size,
+                kept=found.plan.keep.get(g.name, everything[g.name]),
+                reason=g.reason,
+                macs_share=share[g.index],
+            )
+            for g in graph.groups
+        )
+        shapes = {n: list(t.shape) for n, t in found.model.state_dict().items()}
+        heads = numbers(model, found.plan.masks(graph), graph)
+        folder.put_json(SHAPES, {"shapes": shapes, "limits": {}, "numbers": heads})
+    else:
+        folder.put_tensors(MASKS, found.masks)
+    record = RunRecord(
+        title=title,
+        config=told,
+        plan=found.plan,
+        certificate=None,
+        before=before,
+        after=after,
+        groups=rows,
+        curve=(),
+        log=(
+            *({"kind": "epoch", **row} for row in found.history),
+            *({"kind": "layer", "name": n, "kept": k} for n, k in found.kept.items()),
+            *({"kind": "note", "text": text} for text in found.notes),
+        ),
+    )
+    return found.model, record, found.notes
+
+
+def held_masks(folder: "RunFolder") -> list[Any]:
+    """A hook that keeps the zeros of a masked run, if it is one."""
+    from sprig.methods.penalties.cut import Held
+
+    if not folder.has(MASKS):
+        return []
+    return [Held({n: m.bool() for n, m in folder.get_tensors(MASKS).items()})]

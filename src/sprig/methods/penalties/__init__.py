@@ -1,0 +1,1 @@
+"""Learned shrinkage: penalties that make a network sparse or smaller while it trains; see README.md."""

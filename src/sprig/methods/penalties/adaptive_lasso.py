@@ -1,0 +1,67 @@
+"""Adaptive lasso (Zou 2006): L1 with a strength per weight, fixed by how large the weight was at the start.
+
+value = s sum c_j |w_j|,  c_j = (mean of (|w0| + e) / (|w0_j| + e))^g.  s → strength, g → power, e → floor, w0 → the
+weights at `init`: it is meant for a trained network. The factors are scaled so that an average weight has 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sprig.methods.penalties.listwise import State, check, check_mode, soft, total
+
+
+@dataclass(frozen=True)
+class AdaptiveLasso:
+    """Small weights are pulled harder.
+
+    >>> a = AdaptiveLasso(strength=1.0, floor=0.0)
+    >>> w = [torch.tensor([1.0, -3.0])]
+    >>> a.push(w, a.init(w))
+    [tensor([ 2.0000, -0.6667])]
+    """
+
+    strength: float = 3e-4  # pull on a weight of average size
+    power: float = 1.0  # how the pull falls with the first size of the weight; 0 is L1
+    floor: float = 0.01  # added to that size, so that the pull stays finite
+    mode: Literal["push", "prox"] = "push"  # through the gradient, or with exact zeros
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode, ("push", "prox"))
+        check(
+            strength=(self.strength, self.strength >= 0, "at least 0"),
+            power=(self.power, self.power >= 0, "at least 0"),
+            floor=(self.floor, self.floor >= 0, "at least 0"),
+        )
+
+    @property
+    def pushes(self) -> bool:
+        return self.mode == "push"
+
+    @property
+    def proximal(self) -> bool:
+        return self.mode == "prox"
+
+    def init(self, weights: Sequence[Tensor]) -> State:
+        sizes = [w.detach().abs() + self.floor for w in weights]
+        mean = total(sizes) / sum(w.numel() for w in weights)
+        tiny = torch.finfo(sizes[0].dtype).tiny
+        return {"factors": [(mean / s.clamp_min(tiny)) ** self.power for s in sizes]}
+
+    def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
+        out = list(torch._foreach_sign(list(weights)))
+        torch._foreach_mul_(out, state["factors"])
+        torch._foreach_mul_(out, self.strength)
+        return out
+
+    def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
+        return soft(weights, torch._foreach_mul(state["factors"], lr * self.strength))
+
+    def advance(self, weights: Sequence[Tensor], state: State, *, lr: float) -> State:
+        return state
+
+    def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
+        return self.strength * total([c * w.abs() for c, w in zip(state["factors"], weights)])

@@ -1,0 +1,237 @@
+"""The cut at the end of a training with a penalty, by the size of weights or of units, with no retraining.
+
+Unstructured: masks, True for what stays. They make zeros, not a smaller network. One threshold for all layers, or one
+per layer; weights that are zero already never stay, and of equals at the threshold none does. Structured: a Plan, for
+`sprig.shrink`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sprig.core.allocate import targets
+from sprig.core.cost import cost
+from sprig.core.errors import InputError
+from sprig.core.path import with_cost
+from sprig.core.plan import Plan
+from sprig.core.types import Budget, Graph
+from sprig.methods.penalties.units import Units
+from sprig.training import Moment, Run
+
+Masks = dict[str, Tensor]
+
+
+def keep_largest(weights: Mapping[str, Tensor], keep: float, *, per_layer: bool = False) -> Masks:
+    """Masks of the share `keep` of weights that are largest, over all tensors or in each.
+
+    >>> keep_largest({"a": torch.tensor([3.0, -1.0, 0.0]), "b": torch.tensor([2.0])}, 0.5)
+    {'a': tensor([ True, False, False]), 'b': tensor([True])}
+    """
+    if not 0 < keep <= 1:
+        raise InputError(f"keep is {keep}, expected a share of the weights in (0, 1]")
+    if per_layer:
+        return {n: keep_largest({n: w}, keep)[n] for n, w in weights.items()}
+    sizes = torch.cat([w.detach().abs().flatten() for w in weights.values()])
+    return _above(weights, sizes, int(keep * sizes.numel() + 1e-9))
+
+
+def keep_within(weights: Mapping[str, Tensor], prices: Mapping[str, float], limit: float) -> Masks:
+    """The largest weights whose prices, per weight of each tensor, together stay within the limit."""
+    sizes = torch.cat([w.detach().abs().flatten() for w in weights.values()])
+    price = torch.cat(
+        [torch.full((w.numel(),), float(prices[n])).double() for n, w in weights.items()]
+    )
+    order = sizes.cpu().argsort(descending=True, stable=True)
+    within = int((price[order].cumsum(0) <= limit * (1 + 1e-12)).sum())
+    return _above(weights, sizes, within)
+
+
+def _above(weights: Mapping[str, Tensor], sizes: Tensor, count: int) -> Masks:
+    """Masks of weights strictly larger than the largest of those beyond `count`."""
+    if count <= 0:
+        raise InputError("the cut would keep no weight at all; keep more")
+    threshold = 0.0
+    if count < sizes.numel():
+        threshold = float(sizes.kthvalue(sizes.numel() - count).values)
+    return {n: w.detach().abs() > threshold for n, w in weights.items()}
+
+
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Zero what does not stay, in place."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].mul_(mask.to(parameters[name]))
+
+
+def positions(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, float]:
+    """How often one sample uses each weight of every convolution and linear layer: multiply-adds per weight."""
+    names = {id(p): n for n, p in model.named_parameters()}
+    found: dict[str, float] = {}
+    batch = next(len(a) for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+
+    def count(module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Linear):
+            share = output.numel() / module.out_features
+        elif "Transpose" in type(module).__name__:  # every weight meets every input position
+            share = inputs[0].numel() / module.in_channels
+        else:
+            share = output.numel() / module.out_channels
+        name = names[id(module.weight)]
+        found[name] = found.get(name, 0.0) + share / batch
+
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(*args, **kwargs)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def keep_budget(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    budget: Budget,
+    *,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Masks:
+    """Masks until the non-zero parameters, or the multiply-adds with non-zero weights, are within a budget."""
+    named = {"params": budget.params, "macs": budget.macs}
+    asked = {unit: value for unit, value in named.items() if value is not None}
+    if len(asked) != 1 or budget.bytes or budget.latency or budget.latency_ms:
+        raise InputError(
+            "masks make zeros, not a smaller network: their budget is one of params= or macs=, counted on what is "
+            "not zero"
+        )
+    ((unit, value),) = asked.items()
+    every = dict(model.named_parameters())
+    price = dict.fromkeys(every, 1.0)
+    if unit == "macs":
+        used = positions(model, args, dict(kwargs or {}))
+        price = {name: used.get(name, 0.0) for name in every}
+    dense = sum(price[n] * p.numel() for n, p in every.items())
+    fixed = sum(price[n] * p.numel() for n, p in every.items() if n not in weights)
+    limit = value * dense if value <= 1 else value
+    if limit <= fixed:
+        raise InputError(
+            f"budget {unit}={limit:,.0f} is below what is not penalised and stays ({fixed:,.0f} of {dense:,.0f}); "
+            "exclude less, or allow more"
+        )
+    return keep_within(weights, price, limit - fixed)
+
+
+def keep_units(
+    units: Units,
+    scores: Tensor,
+    *,
+    keep: float | None = None,
+    budget: Budget | None = None,
+    per_layer: bool = False,
+    method: str = "",
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Plan:
+    """The plan that keeps the units with the best scores; every group keeps at least one.
+
+    `keep`: their share, over all groups or in each; `budget`: as much as it allows; neither: all that are not zero.
+    """
+    if keep is not None and budget is not None:
+        raise InputError("give keep= or a budget, not both")
+    if keep is not None and not 0 < keep <= 1:
+        raise InputError(f"keep is {keep}, expected a share of the units in (0, 1]")
+    if not bool(torch.isfinite(scores).all()):
+        raise InputError("scores of units are not finite; the training diverged")
+    ranked = _ranked(units, scores.detach().cpu().double(), per_layer)
+    graph = units.graph
+    if budget is None:
+        count = int((scores > 0).sum()) if keep is None else int(keep * units.total + 1e-9)
+        masks = _first(units, ranked, count)
+    else:
+        limits = targets(budget, graph)
+        low, high = 0, units.total
+        _refuse_unreachable(graph, limits, _first(units, ranked, 0))
+        while high > low:
+            middle = (low + high + 1) // 2
+            fits = all(
+                cost(graph, _first(units, ranked, middle))[u] <= limit * (1 + 1e-12)
+                for u, limit in limits.items()
+            )
+            low, high = (middle, high) if fits else (low, middle - 1)
+        masks = _first(units, ranked, low)
+    names = {g.index: g for g in graph.groups}
+    plan = Plan(
+        keep={names[g].name: tuple(np.flatnonzero(m).tolist()) for g, m in masks.items()},
+        sizes={names[g].name: names[g].size for g in masks},
+        graph=graph.fingerprint,
+        method=method,
+        config=dict(settings or {}),
+        seed=seed,
+    )
+    return with_cost(plan, graph)
+
+
+def _ranked(units: Units, scores: Tensor, per_layer: bool) -> Tensor:
+    """Numbers of the units, best first; per layer, by their place in their own group."""
+    counted = torch.where(units.counts.cpu() > 0, scores, torch.inf)  # what is not seen stays
+    if per_layer:
+        places = torch.zeros_like(counted)
+        for group in units.group.unique().tolist():
+            mine = torch.nonzero(units.group.cpu() == group)[:, 0]
+            order = counted[mine].argsort(descending=True, stable=True)
+            places[mine[order]] = -torch.arange(len(mine)).double() / len(mine)
+        counted = places
+    return counted.argsort(descending=True, stable=True)
+
+
+def _first(units: Units, ranked: Tensor, count: int) -> dict[int, np.ndarray]:
+    """Masks per group of the first `count` units, and of the best unit of every group."""
+    group, number = units.group.cpu().numpy(), units.number.cpu().numpy()
+    sizes = np.bincount(group)
+    masks = {int(g): np.zeros(sizes[g], dtype=bool) for g in np.unique(group)}
+    for place, unit in enumerate(ranked.tolist()):
+        mask = masks[int(group[unit])]
+        if place < count or not mask.any():
+            mask[number[unit]] = True
+    return masks
+
+
+def _refuse_unreachable(
+    graph: Graph, limits: Mapping[str, float], least: Mapping[int, np.ndarray]
+) -> None:
+    low, dense = cost(graph, least), cost(graph)
+    for unit, limit in limits.items():
+        if low[unit] > limit * (1 + 1e-12):
+            raise InputError(
+                f"budget {unit}={limit:,.0f} is below what is reachable: with one unit left in every group it is "
+                f"{low[unit]:,} ({low[unit] / dense[unit]:.1%} of the dense network)"
+            )
+
+
+class Held:
+    """A hook that keeps masked weights at zero while training goes on, whatever momentum they have."""
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        self.masks = dict(masks)
+
+    def __call__(self, moment: Moment, run: Run) -> None:
+        if moment in (Moment.RUN_OPENS, Moment.STEP_CLOSES):
+            apply_masks(run.model, self.masks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The masks: they belong to the training that they hold."""
+        return {"masks": {n: m.to(torch.uint8) for n, m in self.masks.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Masks of the training that is taken up again."""
+        self.masks = {n: m.bool() for n, m in state["masks"].items()}

@@ -1,0 +1,122 @@
+"""HALO, the hierarchical adaptive lasso (Seto, Wells, Zhang, SDM 2021): every weight learns how hard it is shrunk.
+
+    value = sum_j [ xi |w_j| / l_j^2 + psi |l_j| + decay/2 l_j^2 ]        a small coefficient l_j shrinks hard
+    push  = xi sign(w_j) / l_j^2            slope in l_j = -2 xi |w_j| / l_j^3 + psi + decay l_j
+
+l_j → "coefficients", > 0; xi, psi → as in the paper; decay → the weight decay that the published configuration also
+applies to the coefficients, without which its constants (1e-8) do nothing. Minimised over l_j the penalty is
+
+    l_j = (2 xi |w_j| / psi)^(1/3)      a bridge of power 1/3 in |w_j|,   with decay = 0
+    l_j = (2 xi |w_j| / decay)^(1/4)    a bridge of power 1/2,            with psi = 0.
+
+mode "joint": coefficients by momentum SGD beside the weights, as published. "closed": the formula at every step, no
+state. "proximal": as "joint", but the weights are soft-thresholded by lr xi / l_j^2 after the step: exact zeros.
+Budget form: psi |sum l - N| instead of psi sum |l|, N → budget times the number of weights (so that 0 is the usual
+form); `square` for psi n (mean l - budget)^2, a departure: the square of the paper, scaled to the slope of the other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sprig.methods.penalties.coefficients import best, descend, hyper_slope, hyper_value
+from sprig.methods.penalties.listwise import State, check, check_mode, soft, total
+
+
+@dataclass(frozen=True)
+class Halo:
+    """A lasso with a learned strength per weight.
+
+    >>> halo = Halo(xi=1.0, psi=2.0, mode="closed")
+    >>> halo.coefficients([torch.tensor([8.0, -1.0])], {})
+    [tensor([2., 1.])]
+    """
+
+    xi: float = 1e-4  # of the weights' part
+    psi: float = 1e-4  # of the coefficients' part
+    decay: float = 0.0  # weight decay of the coefficients
+    start: float = 1.0  # first coefficient of every weight
+    floor: float = 1e-3  # least coefficient: bounds the pull by xi / floor^2
+    rate: float = 200.0  # learning rate of the coefficients, in those of the weights
+    momentum: float = 0.9  # of the coefficients
+    mode: Literal["joint", "closed", "proximal"] = "joint"  # as published, by formula, exact zeros
+    budget: float = 0.0  # mean coefficient to stay near; 0: none
+    square: bool = False  # budget by the squared distance
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode, ("joint", "closed", "proximal"))
+        closed = self.mode == "closed"
+        check(
+            xi=(self.xi, self.xi >= 0, "at least 0"),
+            psi=(self.psi, self.psi >= 0, "at least 0"),
+            decay=(self.decay, self.decay >= 0, "at least 0"),
+            start=(self.start, self.start > 0, "more than 0"),
+            floor=(self.floor, 0 < self.floor <= self.start, f"in (0, {self.start}], the start"),
+            rate=(self.rate, self.rate >= 0, "at least 0"),
+            momentum=(self.momentum, 0 <= self.momentum < 1, "in [0, 1)"),
+            budget=(self.budget, self.budget >= 0, "at least 0"),
+        )
+        if closed:
+            plain = self.budget == 0 and not self.square
+            check(
+                budget=(self.budget, plain, "0 without square in mode closed: there is no formula"),
+                psi=(self.psi, self.psi + self.decay > 0, "psi or decay above 0 in mode closed"),
+            )
+
+    @property
+    def pushes(self) -> bool:
+        return self.mode != "proximal"
+
+    @property
+    def proximal(self) -> bool:
+        return self.mode == "proximal"
+
+    def init(self, weights: Sequence[Tensor]) -> State:
+        if self.mode == "closed":
+            return {}
+        first = [torch.full_like(w, self.start, requires_grad=False) for w in weights]
+        return {"coefficients": first, "velocity": [torch.zeros_like(c) for c in first]}
+
+    @torch.no_grad()
+    def coefficients(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
+        """Lambda as it is, or as it is best for these weights."""
+        if self.mode != "closed":
+            return state["coefficients"]
+        return [best(w.abs(), self) for w in weights]
+
+    def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
+        coefficients = self.coefficients(weights, state)
+        out = list(torch._foreach_sign(list(weights)))
+        torch._foreach_div_(out, coefficients)
+        torch._foreach_div_(out, coefficients)
+        torch._foreach_mul_(out, self.xi)
+        return out
+
+    def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
+        coefficients = self.coefficients(weights, state)
+        threshold = torch._foreach_reciprocal(torch._foreach_mul(coefficients, coefficients))
+        torch._foreach_mul_(threshold, lr * self.xi)
+        return soft(weights, threshold)
+
+    @torch.no_grad()
+    def advance(self, weights: Sequence[Tensor], state: State, *, lr: float) -> State:
+        if self.mode != "closed":
+            sizes = list(torch._foreach_abs(list(weights)))
+            slope = hyper_slope(state["coefficients"], self)
+            descend(state["coefficients"], state["velocity"], sizes, self, slope=slope, lr=lr)
+        return state
+
+    def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
+        coefficients = self.coefficients(weights, state)
+        pulled = total([w.abs() / c.square() for w, c in zip(weights, coefficients)])
+        return self.xi * pulled + hyper_value(coefficients, self)
+
+    def drift(self, *, steps: int, lr: float) -> float:
+        """How far a coefficient could move in so many steps, in shares of its start, going by its own part."""
+        if self.mode == "closed":
+            return 1.0
+        slope = self.psi + self.decay * self.start
+        return steps * lr * self.rate / (1 - self.momentum) * slope / self.start

@@ -1,0 +1,100 @@
+"""`sprig train --method`: masks or a smaller network, from the command line to the run folder and back."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sprig.core.store import load_record, read_tensors, sha256_file
+
+TINY = ["--model", "sprig:resnet20", "--model-args", "width=4"]
+SOME = ["--data", "digits", "--images", "128", "--epochs", 2, "--threads", 1]
+
+
+def test_halo_ends_in_masks_and_finetuning_keeps_them(answer, tmp_path: Path) -> None:
+    out = tmp_path / "halo"
+    found = answer(
+        "train", *TINY, *SOME, "--method", "halo", "--set", "xi=1e-3", "--set", "psi=1e-3",
+        "--keep", 0.3, "--no-last", "--ramp", 1, "--out", out,
+    )  # fmt: skip
+    epochs = [row for row in found["log"] if row["kind"] == "epoch"]
+    assert {"zeros", "tiny", "penalty", "coefficient_median"} <= set(epochs[-1])
+    masks = read_tensors(out / "masks.safetensors")
+    weights = read_tensors(out / "model.safetensors")
+    assert "fc.weight" not in masks
+    kept = sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
+    assert kept == pytest.approx(0.3, abs=1e-3)
+    assert all(torch.equal(weights[n] != 0, m.bool()) for n, m in masks.items())
+    record = load_record(out)
+    assert record.plan is None
+    assert record.before.params == record.after.params
+    assert record.config["command"]["shrinkage"]["method"] == "halo"
+    tuned = tmp_path / "tuned"
+    answer("finetune", out, "--epochs", 1, "--out", tuned, "--threads", 1)
+    after = read_tensors(tuned / "model.safetensors")
+    assert not torch.equal(after["conv1.weight"], weights["conv1.weight"])
+    assert all(bool((after[n][~m.bool()] == 0).all()) for n, m in masks.items())
+
+
+def test_group_lasso_ends_in_a_smaller_network_that_can_be_used(answer, tmp_path: Path) -> None:
+    out = tmp_path / "group"
+    call = ("train", *TINY, *SOME, "--method", "group-lasso", "--macs", 0.5)
+    answer(*call, "--out", out)
+    record = load_record(out)
+    assert record.after.macs <= 0.5 * record.before.macs
+    assert record.plan.method == "group-lasso"
+    shown = answer("inspect", "--model", out)
+    assert shown["cost"]["params"] == record.after.params
+    again = tmp_path / "again"
+    answer(*call, "--out", again)
+    assert sha256_file(out / "model.safetensors") == sha256_file(again / "model.safetensors")
+    tuned = tmp_path / "tuned"
+    answer("finetune", out, "--epochs", 1, "--out", tuned, "--threads", 1)
+    assert load_record(tuned).after.params == record.after.params
+
+
+def test_a_model_without_groups_is_shrunk_by_weights_alone(sprig, refused, tmp_path: Path) -> None:
+    source = tmp_path / "odd.py"
+    source.write_text(
+        "import torch\n"
+        "from torch import nn\n\n\n"
+        "class Odd(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b = nn.Linear(64, 16), nn.Linear(16, 10)\n\n"
+        "    def forward(self, x):\n"
+        "        x = self.a(x.flatten(1))\n"
+        "        return self.b(torch.relu(x) if bool(x.sum() > 0) else torch.relu(2 * x))\n\n\n"
+        "def make():\n"
+        "    return Odd()\n"
+    )
+    call = ("train", "--model", f"{source}:make", "--image-size", 8, *SOME, "--keep", 0.5)
+    result = sprig(*call, "--method", "l1", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    assert "gives no groups of channels" in result.stderr
+    assert load_record(tmp_path / "run").after.macs == 64 * 16 + 160
+    line = refused(*call, "--method", "group-lasso", "--out", tmp_path / "no")
+    assert "take a method on single weights" in line
+    assert not (tmp_path / "no").exists()
+
+
+def test_options_that_make_no_sense_are_refused(refused, tmp_path: Path) -> None:
+    call = ("train", *TINY, *SOME, "--out", tmp_path / "no")
+    assert "--keep, --set without --method" in refused(*call, "--keep", 0.5, "--set", "xi=1")
+    assert "unknown method 'hallo'" in refused(*call, "--method", "hallo")
+    assert "give one of --keep" in refused(*call, "--method", "l1", "--keep", 0.5, "--macs", 0.5)
+    assert "xii" in refused(*call, "--method", "halo", "--set", "xii=1")
+    assert "fits no trainable parameter" in refused(*call, "--method", "l1", "--exclude", "zz*")
+
+
+def test_settings_of_the_methods_are_shown(sprig, answer) -> None:
+    table = sprig("methods")
+    assert "group-halo" in table.stdout
+    assert max(map(len, table.stdout.splitlines())) <= 100
+    card = answer("methods", "group-lasso")["methods"][0]
+    assert [k["name"] for k in card["settings"]] == ["strength", "mode"]
+    assert all(k["help"] for k in card["settings"])
+    assert card["ends"] == "a smaller network"
+    for row in answer("methods")["methods"]:
+        told = [k["help"] for k in row["settings"]]
+        assert all(told) or row["verb"] == "prune", row["name"]

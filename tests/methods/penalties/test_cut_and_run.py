@@ -1,0 +1,216 @@
+"""The cut, and training and cut in one call."""
+
+import pytest
+import torch
+from torch import nn
+
+from sprig.core.cost import cost
+from sprig.core.errors import InputError
+from sprig.core.tracing import trace
+from sprig.core.types import Budget
+from sprig.methods.penalties.cut import (
+    Held,
+    apply_masks,
+    keep_budget,
+    keep_largest,
+    keep_within,
+    positions,
+)
+from sprig.methods.penalties.gates import Gates
+from sprig.methods.penalties.group_lasso import GroupLasso
+from sprig.methods.penalties.halo import Halo
+from sprig.methods.penalties.increg import IncReg
+from sprig.methods.penalties.l1 import L1
+from sprig.methods.penalties.run import Cut, train_and_cut
+from sprig.methods.penalties.shelf import PENALTIES
+from sprig.models.resnet_small import SmallResNet
+from sprig.training import FinetuneConfig, TrainConfig, finetune
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)
+    )
+
+
+@pytest.fixture(scope="module")
+def batches():
+    g = torch.Generator().manual_seed(1)
+    xs = [torch.randn(16, 6, generator=g) for _ in range(6)]
+    return [(x, x[:, :3].argmax(1)) for x in xs]
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return trace(net().eval(), (torch.randn(2, 6),))
+
+
+def test_the_largest_stay_and_ties_at_the_threshold_go(generator):
+    weights = {
+        "a": torch.randn(30, 4, generator=generator),
+        "b": torch.randn(50, generator=generator),
+    }
+    masks = keep_largest(weights, 0.3)
+    every = torch.cat([w.abs().flatten() for w in weights.values()]).sort(descending=True).values
+    for name, mask in masks.items():
+        assert torch.equal(mask, weights[name].abs() >= every[50])
+    layered = keep_largest(weights, 0.3, per_layer=True)
+    assert [int(m.sum()) for m in layered.values()] == [36, 15]
+    tied = keep_largest({"a": torch.tensor([2.0, 1.0, -1.0, 1.0])}, 0.5)
+    assert tied["a"].tolist() == [True, False, False, False]
+    zeros = keep_largest({"a": torch.tensor([0.0, 0.0, 3.0, 0.0])}, 1.0)
+    assert zeros["a"].tolist() == [False, False, True, False]
+    with pytest.raises(InputError, match=r"keep is 1\.5"):
+        keep_largest(weights, 1.5)
+    with pytest.raises(InputError, match="keep no weight at all"):
+        keep_largest({"a": torch.ones(3)}, 0.1)
+
+
+def test_prices_are_paid_from_the_largest_down():
+    weights = {"a": torch.tensor([5.0, 1.0]), "b": torch.tensor([4.0, 3.0, 2.0])}
+    masks = keep_within(weights, {"a": 10.0, "b": 1.0}, 12.0)
+    assert masks["a"].tolist() == [True, False]
+    assert masks["b"].tolist() == [True, True, False]
+
+
+def test_multiply_adds_per_weight_are_those_of_the_graph():
+    torch.manual_seed(0)
+    model = SmallResNet(1, in_channels=1, width=4).eval()
+    x = torch.randn(2, 1, 12, 12)
+    used = positions(model, (x,), {})
+    parameters = dict(model.named_parameters())
+    total = sum(used[n] * parameters[n].numel() for n in used)
+    assert round(total) == cost(trace(model, (x,)))["macs"]
+    up = nn.Sequential(nn.ConvTranspose2d(2, 6, 2, stride=2, groups=2)).eval()
+    assert positions(up, (torch.randn(3, 2, 5, 5),), {}) == {"0.weight": 25.0}
+
+
+@pytest.mark.parametrize("unit", ["params", "macs"])
+def test_budgets_of_masks_are_met_by_what_is_not_zero(unit):
+    torch.manual_seed(0)
+    model = SmallResNet(1, in_channels=1, width=4).eval()
+    x = torch.randn(2, 1, 12, 12)
+    parameters = dict(model.named_parameters())
+    weights = {n: p.detach() for n, p in parameters.items() if p.ndim > 1 and n != "fc.weight"}
+    masks = keep_budget(model, weights, Budget(**{unit: 0.4}), args=(x,))
+    price = positions(model, (x,), {}) if unit == "macs" else dict.fromkeys(parameters, 1.0)
+    apply_masks(model, masks)
+    alive = {n: int(masks[n].sum()) if n in masks else p.numel() for n, p in parameters.items()}
+    spent = sum(price.get(n, 0.0) * c for n, c in alive.items())
+    dense = sum(price.get(n, 0.0) * p.numel() for n, p in parameters.items())
+    most = max(price.values())
+    assert 0.4 * dense - 2 * most <= spent <= 0.4 * dense
+    with pytest.raises(InputError, match="below what is not penalised"):
+        keep_budget(
+            model, {"fc.weight": weights["conv1.weight"]}, Budget(**{unit: 0.01}), args=(x,)
+        )
+    with pytest.raises(InputError, match=r"one of params= or macs="):
+        keep_budget(model, weights, Budget(bytes=0.5))
+
+
+def test_held_masks_stay_while_momentum_pulls(batches):
+    model = net()
+    weights = {n: p.detach() for n, p in model.named_parameters() if p.ndim > 1}
+    held = Held(keep_largest(weights, 0.2))
+    record = finetune(model, batches, config=FinetuneConfig(epochs=3, lr=0.1), hooks=[held])
+    for name, p in record.model.named_parameters():
+        if name in held.masks:
+            assert torch.equal(p != 0, held.masks[name])
+    again = Held({})
+    again.load_state_dict(held.state_dict())
+    assert all(torch.equal(m, held.masks[n]) for n, m in again.masks.items())
+
+
+FAST = {
+    "gates": {"strength": 0.05, "rate": 30.0},
+    "increg": {"step": 0.1, "ceiling": 1.0},
+    "greg1": {"step": 0.1, "every": 1, "hold": 2},
+    "greg2": {"step": 0.1, "every": 1, "hold": 2, "probe": 0.1, "probe_ceiling": 0.2},
+    "grda": {"c": 0.05},
+    "group-grda": {"c": 0.05},
+    "group-lasso": {"strength": 0.01},
+    "bn-slimming": {"strength": 0.01},
+}
+
+
+@pytest.mark.parametrize("method", [m for m in PENALTIES if m != "bn-slimming"])
+def test_every_method_trains_and_ends_as_it_says(method, batches, graph):
+    entry = PENALTIES[method]
+    settings = entry.config(**FAST.get(method, {}))
+    cut = Cut() if entry.kind == "gates" else Cut(keep=0.4)
+    found = train_and_cut(
+        net(),
+        batches,
+        method=method,
+        settings=settings,
+        config=TrainConfig(epochs=3, lr=0.05),
+        cut=cut,
+        graph=graph if entry.groups else None,
+    )
+    x = batches[0][0]
+    assert len(found.history) == 3
+    assert all(torch.isfinite(p).all() for p in found.model.parameters())
+    if entry.groups:
+        assert found.plan.method == method
+        assert not found.masks
+        size = sum(p.numel() for p in found.model.parameters())
+        assert size == found.plan.cost["params"]
+    else:
+        assert found.plan is None
+        share = sum(int(m.sum()) for m in found.masks.values()) / (96 + 192 + 36)
+        assert share == pytest.approx(0.4, abs=0.01) or method in ("grda",)
+        for name, p in found.model.named_parameters():
+            if name in found.masks:
+                assert not bool((p[~found.masks[name]] != 0).any())
+    assert found.model(x).shape == (16, 3)
+    assert type(found.model) is type(net())
+
+
+def test_slimming_a_network_with_norms_takes_its_channels(batches):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    found = train_and_cut(
+        model,
+        batches,
+        method="bn-slimming",
+        config=TrainConfig(epochs=2, lr=0.05),
+        cut=Cut(budget=Budget(macs=0.5)),
+        example=(batches[0][0],),
+    )
+    scale = found.trained[1].weight.abs()
+    assert set(found.plan.keep["0"]) == set(scale.topk(8).indices.tolist())
+    assert found.model[0].weight.shape == (8, 6)
+
+
+def test_notes_say_what_was_not_done(batches, graph):
+    config = TrainConfig(epochs=1, lr=0.01)
+    weak = train_and_cut(net(), batches, settings=Halo(xi=1e-8, psi=1e-8, rate=1.0), config=config)
+    assert "does nothing with these settings" in weak.notes[0]
+    assert "nothing was cut" in weak.notes[1]
+    late = train_and_cut(
+        net(), batches, method="increg", settings=IncReg(), config=config, graph=graph
+    )
+    assert "had not come to its end" in late.notes[0]
+    assert "no unit left" in late.notes[1]
+    thin = train_and_cut(net(), batches, method="l1", config=config, cut=Cut(keep=0.005))
+    assert any("left nothing in" in note for note in thin.notes)
+    assert thin.kept["0.weight"] < 0.05
+
+
+def test_calls_that_make_no_sense_are_refused(batches, graph):
+    with pytest.raises(InputError, match="unknown method 'hallo'; known are halo, l1"):
+        train_and_cut(net(), batches, method="hallo")
+    with pytest.raises(InputError, match="settings of halo are a Halo, found a L1"):
+        train_and_cut(net(), batches, settings=L1())
+    with pytest.raises(InputError, match="gates decides itself"):
+        train_and_cut(net(), batches, method="gates", settings=Gates(), cut=Cut(keep=0.5))
+    with pytest.raises(InputError, match="group-lasso acts on groups"):
+        train_and_cut(net(), batches, method="group-lasso", settings=GroupLasso())
+    config = TrainConfig(epochs=1)
+    with pytest.raises(InputError, match="not both"):
+        train_and_cut(
+            net(), batches, method="l1", config=config, cut=Cut(keep=0.5, budget=Budget(params=0.5))
+        )
+    with pytest.raises(InputError, match="counted on an example"):
+        train_and_cut(net(), batches, method="l1", config=config, cut=Cut(budget=Budget(macs=0.5)))

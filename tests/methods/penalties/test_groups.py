@@ -1,0 +1,327 @@
+"""Penalties on units of channels: groups as the graph has them, proxes, laws, and the plan at the end."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sprig.core.cost import cost
+from sprig.core.errors import InputError
+from sprig.core.surgery import mask, shrink
+from sprig.core.tracing import trace
+from sprig.core.types import Budget
+from sprig.methods.penalties.bn_slimming import BnSlimming
+from sprig.methods.penalties.cut import keep_units
+from sprig.methods.penalties.greg import GReg1, GReg2
+from sprig.methods.penalties.group_halo import GroupHalo
+from sprig.methods.penalties.group_lasso import GroupLasso, SparseGroupLasso
+from sprig.methods.penalties.halo import Halo
+from sprig.methods.penalties.increg import IncReg, increment
+from sprig.methods.penalties.scope import Scope
+from sprig.methods.penalties.shrinker import Shrinker
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.up, self.inner = nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6)
+        self.down = nn.Conv2d(6, 4, 1)
+        self.leave = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.enter(x)))
+        x = F.relu(x + self.down(F.relu(self.inner(self.up(x)))))
+        return self.leave(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def residual():
+    torch.manual_seed(0)
+    model = Residual().eval()
+    return model, trace(model, (torch.randn(2, 1, 5, 5),))
+
+
+def bound(penalty, residual):
+    model, graph = residual
+    units = penalty.members(graph, model, set(dict(model.named_parameters())))
+    parameters = dict(model.named_parameters())
+    weights = [parameters[n].detach().double() + 0.1 for n in units.names]
+    return penalty.over(units), weights, units
+
+
+def test_a_residual_stream_is_one_unit_per_channel(residual):
+    _, _, units = bound(GroupLasso(), residual)
+    assert units.total == 4 + 6
+    stream = 9 + 1 + 2 + 6 + 1  # rows of enter and down, their biases, and the norm
+    inner = 4 + 1 + 2
+    assert sorted(units.counts.tolist()) == [inner] * 6 + [stream] * 4
+    assert "leave.weight" not in units.names
+    assert set(units.names) >= {"enter.weight", "down.weight", "norm.weight", "norm.bias"}
+
+
+def test_norms_are_those_of_the_rows(residual):
+    _, weights, units = bound(GroupLasso(), residual)
+    by_name = dict(zip(units.names, weights))
+    u = 2
+    rows = ("enter.weight", "enter.bias", "norm.weight", "norm.bias", "down.weight", "down.bias")
+    parts = [by_name[n][u].flatten() for n in rows]
+    expected = torch.cat(parts).norm()
+    assert float(units.norms(weights)[u]) == pytest.approx(float(expected))
+
+
+STRUCTURED = [
+    GroupLasso(strength=0.05),
+    SparseGroupLasso(strength=0.05, mix=0.3),
+    GroupHalo(xi=0.01, psi=0.02, start=0.6),
+    GroupHalo(xi=0.01, psi=0.02, mode="closed"),
+    GroupHalo(xi=0.01, psi=0.02, start=0.6, budget=0.2, decay=0.01),
+    BnSlimming(strength=0.05),
+]
+
+
+@pytest.mark.parametrize("penalty", STRUCTURED, ids=lambda p: type(p).__name__)
+def test_push_is_the_gradient_and_prox_beats_nearby_points(penalty, residual, generator):
+    penalty, weights, units = bound(penalty, residual)
+    state = penalty.init(weights)
+    leaves = [w.clone().requires_grad_() for w in weights]
+    expected = torch.autograd.grad(penalty.value(leaves, state), leaves)
+    for ours, theirs in zip(penalty.push(weights, state), expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-12)
+    for lr in (0.5, 4.0):
+        found = penalty.prox(weights, state, lr=lr)
+        if getattr(penalty, "mode", "") == "closed":
+            continue  # the value's coefficients move with the point; the prox takes them as they are
+
+        def harm(points, lr=lr):
+            apart = sum((p - w).square().sum() for p, w in zip(points, weights))
+            return float(apart / (2 * lr) + penalty.value(points, state))
+
+        best = harm(found)
+        for scale in (1e-3, 1e-2, 0.1):
+            for _ in range(20):
+                noise = [
+                    scale * torch.randn(w.shape, generator=generator).double() for w in weights
+                ]
+                assert best <= harm([f + n for f, n in zip(found, noise)]) + 1e-12
+        assert best < harm(weights)
+    if not isinstance(penalty, BnSlimming):
+        gone = units.norms(penalty.prox(weights, state, lr=1e4)) == 0
+        assert bool(gone.all())
+
+
+def test_group_halo_with_units_of_one_weight_is_halo():
+    net = nn.Sequential(nn.Linear(1, 5, bias=False), nn.ReLU(), nn.Linear(5, 2)).eval()
+    graph = trace(net, (torch.randn(2, 1),))
+    settings = {"xi": 1e-2, "psi": 2e-2, "floor": 1e-3, "rate": 3.0}
+    group = GroupHalo(mode="joint", **settings)
+    units = group.members(graph, net, {"0.weight"})
+    group = group.over(units)
+    halo = Halo(**settings)
+    weights = [net[0].weight.detach().double()]
+    a, b = group.init(weights), halo.init(weights)
+    for _ in range(50):
+        pushed = group.push(weights, a)[0]
+        torch.testing.assert_close(pushed, halo.push(weights, b)[0], rtol=1e-9, atol=1e-14)
+        a, b = group.advance(weights, a, lr=0.05), halo.advance(weights, b, lr=0.05)
+    torch.testing.assert_close(a["coefficients"][0], b["coefficients"][0][:, 0], rtol=1e-9, atol=0)
+
+
+def test_coefficients_of_group_halo_come_to_the_law(residual):
+    penalty, weights, _ = bound(GroupHalo(xi=1e-3, psi=2e-3, rate=1.0), residual)
+    state = penalty.init(weights)
+    for _ in range(4000):
+        state = penalty.advance(weights, state, lr=0.05)
+    law = (2 * 1e-3 * penalty.sizes(weights) / 2e-3) ** (1 / 3)
+    torch.testing.assert_close(state["coefficients"][0], law, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(("target", "curve"), [(8, 0.25), (37, 0.25), (5, 0.1)])
+def test_increments_of_increg(target, curve):
+    at = lambda r: float(increment(torch.tensor(float(r)), target, step=2.0, curve=curve))  # noqa: E731
+    centre = target * math.log(1 / curve) / math.log(2 / curve)
+    assert at(0) == 2.0
+    assert at(centre) == pytest.approx(2.0 * curve)
+    assert at(target) == pytest.approx(0.0, abs=1e-12)
+    assert at(1.5 * target) < at(1.2 * target) < 0
+    values = [at(r) for r in range(2 * target)]
+    assert values == sorted(values, reverse=True)
+    if curve == 0.25:
+        assert at(1.5 * target) == pytest.approx(-0.91 * 2.0, abs=0.02)
+        assert at(2 * target) == pytest.approx(-3.5 * 2.0, abs=0.02)
+
+
+def run_growth(penalty, residual, *, steps):
+    penalty, weights, units = bound(penalty, residual)
+    goal = [w.clone() for w in weights]
+    state = penalty.init(weights)
+    step = 0
+    while step < steps:
+        step += 1
+        pushed = penalty.push(weights, state)
+        state = penalty.advance(weights, state, lr=0.1)
+        weights = [w - 0.1 * ((w - g) + p) for w, g, p in zip(weights, goal, pushed)]
+        weights = penalty.prox(weights, state, lr=0.1)
+        if penalty.finished(state):
+            break
+    return penalty, weights, units, state, step
+
+
+def test_increg_removes_exactly_its_targets_and_releases_the_rest(residual):
+    penalty, weights, units, state, _ = run_growth(
+        IncReg(keep=0.5, step=0.02, ceiling=1.0), residual, steps=1500
+    )
+    assert penalty.finished(state)
+    norms = units.norms(weights)
+    for group, gone in zip(units.group.unique().tolist(), (2, 3)):
+        assert int((norms[units.group == group] == 0).sum()) == gone
+    state = penalty.advance(weights, state, lr=0.1)
+    assert float(state["factors"][~state["gone"]].max()) == 0.0
+    plan = keep_units(units, penalty.scores(weights, state))
+    assert plan.cost["params"] < cost(units.graph)["params"]
+    assert sorted(len(k) for k in plan.keep.values()) == [2, 3]
+
+
+def test_increg_counts_the_running_mean_of_ranks(residual):
+    penalty, weights, units = bound(IncReg(step=1e-6), residual)
+    state = penalty.init(weights)
+    seen = []
+    for turn in range(4):
+        wave = [torch.sin(torch.arange(w.numel()).double() + turn) for w in weights]
+        moved = [w * (1 + 0.5 * v.reshape(w.shape)) for w, v in zip(weights, wave)]
+        state = penalty.advance(moved, state, lr=0.1)
+        mine = units.group == units.group[0]
+        seen.append(units.sums(moved, torch.abs)[mine].argsort().argsort().double())
+    torch.testing.assert_close(state["ranks"][mine], torch.stack(seen).mean(0))
+
+
+@pytest.mark.parametrize("kind", [GReg1, GReg2])
+def test_greg_grows_holds_and_removes(kind, residual):
+    more = {"probe": 0.01, "probe_ceiling": 0.05} if kind is GReg2 else {}
+    settings = {"keep": 0.5, "step": 0.1, "every": 2, "ceiling": 2.0, "hold": 10, **more}
+    penalty, weights, units, state, step = run_growth(kind(**settings), residual, steps=500)
+    assert penalty.finished(state)
+    wait = 2 * 5 if kind is GReg2 else 0
+    assert step == wait + 2 * 20 + 10
+    gone = units.norms(weights) == 0
+    assert torch.equal(gone, state["chosen"])
+    assert int(gone.sum()) == 5
+
+
+def test_greg2_ranks_after_all_have_shrunk():
+    """Of two equal weights the one with the flatter loss shrinks more under the same factor, and is chosen."""
+    net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2)).eval()
+    graph = trace(net, (torch.randn(2, 1),))
+    penalty = GReg2(keep=0.5, probe=0.05, probe_ceiling=0.5, every=5)
+    units = penalty.members(graph, net, {"0.weight"})
+    penalty = penalty.over(units)
+    curvature = torch.tensor([[0.2], [5.0]])
+    weights = [torch.tensor([[1.001], [1.0]])]  # by size alone the second would go
+    state = penalty.init(weights)
+    assert not bool(state["chosen"].any())
+    for _ in range(60):
+        pushed = penalty.push(weights, state)[0]
+        state = penalty.advance(weights, state, lr=0.1)
+        weights = [weights[0] - 0.1 * (curvature * (weights[0] - 1.0) + pushed)]
+    assert state["chosen"].tolist() == [True, False]
+
+
+def test_a_group_penalty_in_a_training_ends_in_a_smaller_network(residual):
+    _, graph = residual
+    torch.manual_seed(1)
+    twin = Residual()
+    x, y = torch.randn(32, 1, 5, 5), torch.randint(0, 3, (32,))
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9)
+    shrinker = Shrinker(twin, GroupLasso(strength=0.02), graph=graph)
+    shrinker.attach(optimizer)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(twin(x), y).backward()
+        optimizer.step()
+    plan = keep_units(shrinker.units, shrinker.scores())
+    twin.eval()
+    small = shrink(twin, plan, graph)
+    assert 2 <= sum(len(k) for k in plan.keep.values()) < 10
+    torch.testing.assert_close(small(x), twin(x), rtol=1e-4, atol=1e-5)  # what left was zero
+    torch.testing.assert_close(small(x), mask(twin, plan, graph)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_plans_by_share_and_by_budget(residual):
+    _, _, units = bound(GroupLasso(), residual)
+    scores = torch.arange(10.0) + 1
+    plan = keep_units(units, scores, keep=0.5)
+    assert [len(plan.keep[n]) for n in ("enter", "up")] == [1, 5]  # one of each stays at least
+    even = keep_units(units, scores, keep=0.5, per_layer=True)
+    assert [even.keep[n] for n in ("enter", "up")] == [(2, 3), (3, 4, 5)]
+    half = keep_units(units, scores, budget=Budget(macs=0.5))
+    dense = cost(units.graph)["macs"]
+    assert half.cost["macs"] <= 0.5 * dense
+    kept = {n: list(k) for n, k in half.keep.items()}
+    best = 10 - sum(map(len, kept.values()))  # the next unit by rank is the one that does not fit
+    more = keep_units(units, scores, keep=(10 - best + 1) / 10)
+    assert more.cost["macs"] > 0.5 * dense
+    with pytest.raises(InputError, match="is below what is reachable"):
+        keep_units(units, scores, budget=Budget(macs=0.01))
+    with pytest.raises(InputError, match="not both"):
+        keep_units(units, scores, keep=0.5, budget=Budget(macs=0.5))
+    with pytest.raises(InputError, match="keep is 0"):
+        keep_units(units, scores, keep=0.0)
+    with pytest.raises(InputError, match="not finite"):
+        keep_units(units, scores * math.nan)
+
+
+def test_what_cannot_be_grouped_is_said(residual):
+    model, graph = residual
+    with pytest.raises(InputError, match=r"acts on groups of channels; give graph=sprig\.trace"):
+        Shrinker(model, GroupLasso())
+    with pytest.raises(InputError, match="take an unstructured"):
+        Shrinker(model, BnSlimming(), graph=graph, scope=Scope(exclude=("norm.*", "inner.*")))
+
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.b(torch.cumsum(self.a(x), dim=1))
+
+    odd = Odd().eval()
+    refused = trace(odd, (torch.randn(3, 4),))
+    with pytest.raises(
+        InputError, match=r"no group .*cumsum.*take an unstructured one, e\.g\. halo"
+    ):
+        Shrinker(odd, GroupLasso(), graph=refused)
+    optimizer = torch.optim.SGD(odd.parameters(), lr=0.1)
+    shrinker = Shrinker(odd, Halo(xi=0.3, psi=0.3, rate=1.0, mode="proximal")).attach(optimizer)
+    for _ in range(30):
+        optimizer.zero_grad()
+        odd(torch.randn(4, 4)).square().mean().backward()
+        optimizer.step()
+    assert shrinker.statistics()["zeros"] > 0
+    with pytest.raises(InputError, match="knows no units"):
+        shrinker.scores()
+
+
+def test_an_excluded_layer_keeps_its_whole_group(residual):
+    model, graph = residual
+    shrinker = Shrinker(model, GroupLasso(), graph=graph, scope=Scope(first=False))
+    assert set(shrinker.names) == {"up.weight", "up.bias", "inner.weight", "inner.bias"}
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: IncReg(keep=0.0), "keep is 0.0"),
+        (lambda: IncReg(curve=1.0), "curve is 1.0"),
+        (lambda: GReg1(ratio=0.5), "ratio is 0.5"),
+        (lambda: GReg2(probe=0.0), "probe is 0.0"),
+        (lambda: SparseGroupLasso(mix=2.0), "mix is 2.0"),
+        (lambda: GroupHalo(mode="closed", psi=0.0), "psi or decay"),
+        (lambda: BnSlimming(mode="x"), "mode is 'x'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make, text):
+    with pytest.raises(InputError, match=text):
+        make()
