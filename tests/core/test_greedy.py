@@ -115,3 +115,23 @@ def test_swap_climbs_until_one_exchange_no_longer_helps(cover):
             return super().gains(state, candidates).masked_fill(candidates > 2, -torch.inf)
 
     assert swap(Barred(cover.sets, cover.weights), [0, 1, 2]).picks == (0, 1, 2)
+
+
+def test_a_walk_among_some_items_with_a_look_of_its_own(cover):
+    assert exact(cover, 6, among=torch.tensor([1, 3, 5])).picks == (1, 5, 3)
+    assert exact(cover, 2, among=torch.tensor([], dtype=torch.int64)).picks == ()
+    seen = []
+
+    def last_two(left: Tensor) -> Tensor:
+        seen.append(left.tolist())
+        return left[-2:]
+
+    assert exact(cover, 3, look=last_two).picks == (4, 3, 2)
+    assert seen == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 5], [0, 1, 2, 5]]
+
+
+def test_slack_makes_what_rounding_parted_equal_again():
+    gains, numbers = torch.tensor([1.0, 3.0 - 1e-6, 3.0, -torch.inf]), torch.tensor([2, 4, 6, 8])
+    assert best(gains, numbers) == (6, 3.0)
+    assert best(gains, numbers, slack=1e-5) == (4, pytest.approx(3.0, abs=1e-5))
+    assert best(gains[3:], numbers[3:], slack=1e-5) == (None, 0.0)

@@ -24,13 +24,25 @@ class Trail:
     values: tuple[float, ...]  # one more than picks
 
 
-def exact(objective: Objective, steps: int, *, start: Sequence[int] = ()) -> Trail:
-    """Take the candidate of the largest gain, every candidate measured at every step."""
+def exact(
+    objective: Objective,
+    steps: int,
+    *,
+    start: Sequence[int] = (),
+    among: Tensor | None = None,
+    look: Callable[[Tensor], Tensor] | None = None,
+    slack: float = 0.0,
+) -> Trail:
+    """Take the candidate of the largest gain, every candidate measured at every step.
+
+    among: the items that may be picked, in rising order (all, if None). look: which of those left are measured at a
+    step, in rising order (all, if None); a rule that samples is this walk with another look. slack: see `best`.
+    """
     state = objective.start()
     values = [objective.value(state)]
     picks: list[int] = []
     gains: list[float] = []
-    left = torch.arange(objective.size)
+    left = torch.arange(objective.size) if among is None else among
 
     def take(pick: int, gain: float) -> None:
         nonlocal state, left
@@ -43,20 +55,26 @@ def exact(objective: Objective, steps: int, *, start: Sequence[int] = ()) -> Tra
         left = left[left != pick]
 
     for pick in start:
-        take(int(pick), float(_gains(objective, state, torch.tensor([int(pick)]))[0]))
+        take(int(pick), float(gains_of(objective, state, torch.tensor([int(pick)]))[0]))
     while len(picks) < steps:
-        chosen, gain = best(_gains(objective, state, left), left)
+        seen = left if look is None or not len(left) else look(left)
+        chosen, gain = best(gains_of(objective, state, seen), seen, slack=slack)
         if chosen is None:
             break
         take(chosen, gain)
     return Trail(tuple(picks), tuple(gains), tuple(values))
 
 
-def best(gains: Tensor, candidates: Tensor) -> tuple[int | None, float]:
-    """The candidate of the largest gain, the lowest number among equals; None if none can be added."""
+def best(gains: Tensor, candidates: Tensor, *, slack: float = 0.0) -> tuple[int | None, float]:
+    """The candidate of the largest gain, the first among equals; None if none can be added.
+
+    slack: how far apart equals may be, as a part of the largest gain: what rounding does to equal items.
+    """
     if not len(candidates):
         return None, 0.0
     at = int(gains.argmax())  # the first of equal values
+    if slack:
+        at = int((gains >= gains[at] - slack * gains[at].abs()).nonzero()[0])
     gain = float(gains[at])
     return (None, 0.0) if gain == -math.inf else (int(candidates[at]), gain)
 
@@ -106,7 +124,7 @@ def swap(objective: Objective, picks: Sequence[int], *, rounds: int | None = Non
             [j for j in range(objective.size) if j not in kept], dtype=torch.int64
         )
         state = _added(objective, rest)
-        pick, _ = best(_gains(objective, state, others), others)
+        pick, _ = best(gains_of(objective, state, others), others)
         if pick is None:
             break
         changed = objective.value(objective.add(state, pick))
@@ -123,7 +141,8 @@ def _added(objective: Objective, picks: Sequence[int]) -> object:
     return state
 
 
-def _gains(objective: Objective, state: object, candidates: Tensor) -> Tensor:
+def gains_of(objective: Objective, state: object, candidates: Tensor) -> Tensor:
+    """The gains of the candidates, checked to be numbers; -inf is an item that cannot be added."""
     gains = objective.gains(state, candidates)
     bad = gains.isnan() | (gains == math.inf)
     if bool(bad.any()):

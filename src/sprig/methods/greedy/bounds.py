@@ -9,15 +9,13 @@ All bounds speak of the value of `pursuit` (same ridge): no set of n units, with
 Base columns are projected out before either. Consumers: a sum of lower bounds is one.
 """
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from sprig.core.errors import InputError
+from sprig.greedy.ratios import Ratio, weakest_ratio
 from sprig.methods.greedy.elimination import Elimination, Start
 from sprig.methods.greedy.problem import RIDGE, ConsumerProblem, half_inverse
 from sprig.methods.greedy.pursuit import RefitObjective, inverted
@@ -97,18 +95,6 @@ def _largest(matrix: Tensor) -> float:
     return sure
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """The submodularity ratio over the sets looked at: greedy keeps 1 - exp(-value) of the best explained power.
-
-    Not exact: only some sets were looked at, and the true ratio may be smaller than `value`.
-    """
-
-    value: float
-    exact: bool  # every set of the size of the picks, against every prefix of them
-    pairs: int  # sets looked at
-
-
 def submodularity_ratio(
     problems: Sequence[ConsumerProblem],
     picks: Sequence[int],
@@ -123,44 +109,23 @@ def submodularity_ratio(
     That is what the guarantee of greedy selection needs (Das and Kempe). Enumerated when there are at most `most`
     pairs; otherwise `most` random ones, for which a generator is needed, and the record says so.
     """
-    n = len(picks)
-    total = sum(
-        sum(math.comb(size - at, m) for m in range(2, min(n, size - at) + 1)) for at in range(n)
-    )
-    exact = total <= most
-    if not exact and generator is None:
-        raise InputError("sampling sets needs a torch.Generator, so that a seed fixes the sample")
     starts = RefitObjective(problems, size, ridge=ridge).starts()
-    prefixes = range(n) if exact else sorted({round(i * (n - 1) / 7) for i in range(8)})
-    lowest, pairs = 1.0, 0
-    for at in prefixes:
-        rest = [i for i in range(size) if i not in set(picks[:at])]
-        states = [_after(start, picks[:at], size) for start in starts]
-        sets: Iterable[Sequence[int]]
-        if exact:
-            sets = (s for m in range(2, min(n, len(rest)) + 1) for s in combinations(rest, m))
-        else:
-            sets = _drawn(rest, min(n, len(rest)), most // len(prefixes), generator)
-        for chosen in sets:
+
+    def after(beginning: Sequence[int]) -> Callable[[Sequence[int]], tuple[float, float]]:
+        states = [_after(start, beginning, size) for start in starts]
+
+        def pair(chosen: Sequence[int]) -> tuple[float, float]:
             joint = single = 0.0
             for p, q, slot, k in states:
                 slots = slot[torch.as_tensor(chosen)]
                 slots = slots[slots >= 0]
                 joint += _explained(p, q, slots, k)
                 single += sum(_explained(p, q, slots[i : i + 1], k) for i in range(len(slots)))
-            pairs += 1
-            if joint > 1e-12:
-                lowest = min(lowest, single / joint)
-    return Ratio(lowest, exact, pairs)
+            return single, joint if joint > 1e-12 else 0.0
 
+        return pair
 
-def _drawn(
-    rest: Sequence[int], most: int, count: int, generator: torch.Generator | None
-) -> Iterable[list[int]]:
-    """Random sets of 2..most of the units in `rest`."""
-    for _ in range(count if most >= 2 else 0):
-        m = int(torch.randint(2, most + 1, (1,), generator=generator))
-        yield [rest[i] for i in torch.randperm(len(rest), generator=generator)[:m].tolist()]
+    return weakest_ratio(after, picks, size=size, most=most, generator=generator)
 
 
 def _after(start: Start, picks: Sequence[int], size: int) -> tuple[Tensor, Tensor, Tensor, int]:
