@@ -24,7 +24,7 @@ from sprig.methods.penalties.l1 import L1
 from sprig.methods.penalties.run import Cut, train_and_cut
 from sprig.methods.penalties.shelf import PENALTIES
 from sprig.models.resnet_small import SmallResNet
-from sprig.training import FinetuneConfig, TrainConfig, finetune
+from sprig.training import FinetuneConfig, Moment, TrainConfig, finetune
 
 
 def net(seed=0):
@@ -165,6 +165,39 @@ def test_every_method_trains_and_ends_as_it_says(method, batches, graph):
                 assert not bool((p[~found.masks[name]] != 0).any())
     assert found.model(x).shape == (16, 3)
     assert type(found.model) is type(net())
+
+
+@pytest.mark.parametrize("method", ["halo", "increg", "greg2", "gates", "l0", "group-halo"])
+def test_interrupted_and_resumed_the_result_has_the_same_bits(method, batches, graph, tmp_path):
+    entry = PENALTIES[method]
+
+    def go(hooks=(), **more):
+        return train_and_cut(
+            net(),
+            batches,
+            method=method,
+            settings=entry.config(**FAST.get(method, {})),
+            config=TrainConfig(epochs=4, lr=0.05),
+            cut=Cut() if entry.kind == "gates" else Cut(keep=0.4),
+            graph=graph if entry.groups else None,
+            hooks=hooks,
+            **more,
+        )
+
+    def stop(moment, run):
+        if moment is Moment.STEP_OPENS and run.step == 15:  # in the third epoch
+            raise KeyboardInterrupt
+
+    whole = go()
+    with pytest.raises(KeyboardInterrupt):
+        go(hooks=[stop], folder=tmp_path)
+    rest = go(folder=tmp_path, resume=True)
+    assert rest.history == whole.history
+    assert rest.plan == whole.plan
+    assert whole.masks.keys() == rest.masks.keys()
+    assert all(torch.equal(m, rest.masks[n]) for n, m in whole.masks.items())
+    for a, b in ((whole.trained, rest.trained), (whole.model, rest.model)):
+        assert all(torch.equal(v, b.state_dict()[n]) for n, v in a.state_dict().items())
 
 
 def test_slimming_a_network_with_norms_takes_its_channels(batches):

@@ -1,5 +1,7 @@
 """Gates inside the forward pass, and gRDA: their oracles."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -141,6 +143,46 @@ def test_the_chance_of_a_gate_is_that_of_the_formula():
     assert abs(seen - expected) < 3 * (expected * (1 - expected) / 20_000) ** 0.5
 
 
+@pytest.mark.parametrize("penalty", [Gates(strength=0.3, least=1), L0(strength=0.2)])
+def test_every_argument_of_gates_changes_something(penalty, graph, generator):
+    x, y = data(generator)
+
+    def trail(penalty):
+        gated = penalty.gated(net(), graph).train()
+        optimizer = torch.optim.SGD(gated.parameters(), lr=0.05)
+        Shrinker(gated, penalty).attach(optimizer)
+        with torch.no_grad():
+            for gate in gates_of(gated).values():
+                if isinstance(gate, RelativeGate):  # some shut, so that guard and recovery matter
+                    gate.alpha += torch.linspace(-1, 0, len(gate.alpha)) / gate.root
+                    gate.beta += 3.0 / gate.root
+        torch.manual_seed(1)
+        for _ in range(8):
+            optimizer.zero_grad()
+            F.cross_entropy(gated(x), y).backward()
+            optimizer.step()
+        return gated.eval()(x).detach()
+
+    base = trail(penalty)
+    for name, value in vars(penalty).items():
+        other = not value if isinstance(value, bool) else 14 if name == "least" else value * 0.7
+        assert not torch.equal(trail(replace(penalty, **{name: other})), base), name
+
+
+@pytest.mark.parametrize("config", [Grda(c=0.02), GroupGrda(c=0.02)])
+def test_every_argument_of_grda_changes_something(config, graph):
+    def trail(config):
+        model = net()
+        own = torch.Generator().manual_seed(4)
+        steps(model, grda_for(model, config, lr=0.1, graph=graph), own, count=8)
+        return model[2].weight.detach()
+
+    base = trail(config)
+    for name, value in vars(config).items():
+        other = "one" if value == "size" else value * 0.7
+        assert not torch.equal(trail(replace(config, **{name: other})), base), name
+
+
 def test_what_cannot_be_gated_is_refused(graph):
     model = net()
     with pytest.raises(InputError, match="has no gates"):
@@ -151,6 +193,9 @@ def test_what_cannot_be_gated_is_refused(graph):
     lone = nn.Sequential(nn.Linear(6, 3)).eval()
     with pytest.raises(InputError, match="nothing to gate"):
         Gates().gated(lone, trace(lone, (torch.randn(2, 6),)))
+    normed = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)).eval()
+    with pytest.raises(InputError, match="all groups of this model pass norms"):
+        Gates().gated(normed, trace(normed, (torch.randn(2, 6),), norms="cut"))
     for make in (lambda: Gates(power=1.0), lambda: Gates(least=0), lambda: L0(drop=0.0)):
         with pytest.raises(InputError, match="expected"):
             make()

@@ -1,6 +1,7 @@
 """Penalties on units of channels: groups as the graph has them, proxes, laws, and the plan at the end."""
 
 import math
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -325,3 +326,59 @@ def test_an_excluded_layer_keeps_its_whole_group(residual):
 def test_settings_that_make_no_sense_are_refused(make, text):
     with pytest.raises(InputError, match=text):
         make()
+
+
+def trail(penalty, residual):
+    """The sum of all weights that a penalty leads through in a few steps, as one vector."""
+    penalty, weights, _ = bound(penalty, residual)
+    goal = [w.clone() for w in weights]
+    seen = [torch.zeros_like(w) for w in weights]
+    state = penalty.init(weights)
+    for _ in range(40):
+        pushes = penalty.push(weights, state)
+        state = penalty.advance(weights, state, lr=0.1)
+        held = [p if penalty.pushes else 0.0 for p in pushes]
+        weights = [w - 0.1 * ((w - g) + p) for w, g, p in zip(weights, goal, held)]
+        if penalty.proximal:
+            weights = penalty.prox(weights, state, lr=0.1)
+        seen = [s + w for s, w in zip(seen, weights)]
+    return torch.cat([s.flatten() for s in seen])
+
+
+GREG = {"keep": 0.5, "step": 0.1, "every": 2, "ceiling": 1.0, "hold": 4, "ratio": 3.0}
+SETTINGS = [
+    GroupLasso(strength=0.05),
+    SparseGroupLasso(strength=0.05, mix=0.3),
+    GroupHalo(xi=0.03, psi=0.03, start=1.5, rate=0.7, decay=0.01),
+    GroupHalo(xi=0.03, psi=0.03, start=1.5, rate=0.7, budget=0.3),
+    BnSlimming(strength=0.05),
+    IncReg(keep=0.5, step=0.1, ceiling=1.0),
+    GReg1(**GREG),
+    GReg2(**GREG, probe=0.02, probe_ceiling=0.05),
+]
+OTHER = {
+    "mode": ("push", "prox", "joint", "proximal"),
+    "square": (True,),
+    "floor": (1.49,),
+    "budget": (0.2, 2.0),
+    "every": (1, 3),
+    "hold": (7,),
+    "ratio": (1.3,),
+}
+
+
+@pytest.mark.parametrize("penalty", SETTINGS, ids=lambda p: type(p).__name__)
+def test_every_argument_changes_something(penalty, residual):
+    base = trail(penalty, residual)
+    for field in fields(penalty):
+        value = getattr(penalty, field.name)
+        if field.name == "units" or (field.name == "square" and penalty.budget == 0):
+            continue
+        changed = []
+        for other in OTHER.get(field.name) or (0.25 if value == 0 else value * 0.6,):
+            try:
+                twin = replace(penalty, **{field.name: other})
+            except InputError:  # a mode of another penalty
+                continue
+            changed.append(not torch.equal(trail(twin, residual), base))
+        assert any(changed), field.name

@@ -82,8 +82,9 @@ def positions(
             share = inputs[0].numel() / module.in_channels
         else:
             share = output.numel() / module.out_channels
-        name = names[id(module.weight)]
-        found[name] = found.get(name, 0.0) + share / batch
+        name = names.get(id(module.weight))
+        if name is not None:  # else the weight is no parameter, and nothing can be cut from it
+            found[name] = found.get(name, 0.0) + share / batch
 
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]

@@ -141,3 +141,7 @@ class Gates:
             found = shares(root * alpha, root * beta, least=least, recover=self.recover)
             parts.append((found[found > 0] + SMALL).pow(self.power).sum())
         return self.strength * torch.stack(parts).sum()
+
+    def drift(self, *, steps: int, lr: float) -> float:
+        """Fresh gates are equal and feel no push, however strong: how far it could take one says nothing."""
+        return 1.0 if self.strength > 0 else 0.0

@@ -5,7 +5,8 @@
     ... your loop, unchanged ...                                shrinker.after_step(lr=...)
 
 Momentum m makes a gradient count 1 / (1 - m) times, so thresholds are taken with that much more: then "push" and
-"prox" of the same penalty rest at the same weights. Under Adam a push is normalised away with the rest of the
+"prox" of the same penalty rest at the same weights. What clips gradients before the step leaves the penalty whole.
+Under Adam a push is normalised away with the rest of the
 gradient: there, take a mode with a prox.
 """
 
