@@ -316,6 +316,24 @@ def test_a_second_plan_is_as_fast_and_another(
     assert path.predicted(plan) <= path.predicted(second) * 1.05
 
 
+def test_a_table_that_holds_small_networks_to_be_slow(
+    graph: Graph, table: TimeTable, path: Search
+) -> None:
+    """So noise may have it; a budget that asks for nothing is met all the same."""
+    slow = replace(
+        table,
+        layers=tuple(
+            replace(r, ms=tuple(tuple(5.0 / (1 + i + j) for j in range(len(row))) for i, row in enumerate(r.ms)))
+            for r in table.layers
+        ),
+    )  # fmt: skip
+    path, machine = replace(path, table=slow), Machine(graph, slow)
+    assert machine.model(path.clock.least()) > machine.dense
+    plan = path.plan({g.index: g.size for g in graph.prunable})
+    budget = sprig.Budget(latency_ms=2 * machine.dense)
+    assert dueling.rival(path, budget, Target(None, 2 * machine.dense), machine, plan) is None
+
+
 def test_of_two_plans_the_better_is_taken(
     graph: Graph, path: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,7 @@ def rival(path: Path, budget: Budget, target: Target, pair: Pair, chosen: Plan) 
     plain = replace(budget, latency=None, latency_ms=None)
     other = targets(plain, path.graph) if plain != Budget() else {}
     dense, floor = model(clock.full), model(clock.least()) * (1 + 1e-9)
-    aim = min(dense, max(floor, model(kept_of(chosen, path.graph)) * (1 + 1e-9)))
+    aim = max(floor, min(dense, model(kept_of(chosen, path.graph)) * (1 + 1e-9)))
     ways = [w for w in WAYS if path.within({**other, LATENCY: aim}, w).keep != chosen.keep]
     if not ways:
         return None
@@ -43,7 +43,7 @@ def rival(path: Path, budget: Budget, target: Target, pair: Pair, chosen: Plan) 
             found[excess] = plan
         if UNDER <= excess <= OVER:
             break
-        aim = min(dense, max(floor, aim * AIM / excess))
+        aim = max(floor, min(dense, aim * AIM / excess))
     best = found[max(found)] if found else chosen
     return best if best.keep != chosen.keep else None
 
