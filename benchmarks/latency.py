@@ -159,6 +159,7 @@ def main() -> None:
         "trials": found["trials"],
         "claimed": found["measured"],
         "layers": len(found["layers"]),
+        "rivals": found.get("rivals", []),
         "seconds": {"search": searched - began, "latency run": planned - searched},
     }
     for name, result in (("latency", fast), ("macs", lean)):
