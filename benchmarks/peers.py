@@ -2,6 +2,7 @@
 
     python benchmarks/peers.py run                             results/peers.jsonl, one process per model and tool
     python benchmarks/peers.py run --arms sprig torch-pruning --models timm:levit_128s
+    python benchmarks/peers.py adopt                           what coverage.py found, where sprig was not run here
     python benchmarks/peers.py table                           results/peers.md
 
 Random weights, every tool as its own documentation shows it, no help for single models. Each may use `--limit` seconds
@@ -23,13 +24,14 @@ import os
 import re
 import signal
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from peers_judge import distinct, judge, said_by, usable
+from peers_judge import CLOSE, distinct, judge, said_by, usable
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parent
@@ -88,6 +90,8 @@ def torch_pruning_arm(model: nn.Module, x: Tensor, settings: Settings) -> nn.Mod
         pruning_ratio=RATIO,
         ignored_layers=last,
         num_heads=heads,
+        in_channel_groups={},  # its defaults are shared by all calls
+        out_channel_groups={},
         **settings,
     )
     pruner.step()
@@ -124,6 +128,10 @@ def kirigami_arm(model: nn.Module, x: Tensor, settings: Settings) -> nn.Module:
         reached = re.search(r"Parameter target not reached: (\d+) remain", str(error))
         if reached is None:
             raise
+        if int(reached[1]) == sum(p.numel() for p in model.parameters()):
+            raise ValueError(
+                f"nothing may be cut: {str(error).split('exclusions: ')[-1]}"
+            ) from None
         least = ParameterBudget(max_params=int(reached[1]))
     return pruner.prune(space, budget=least, strategy=strategy)[0]
 
@@ -134,7 +142,6 @@ ARMS: dict[str, tuple[Callable[[nn.Module, Tensor, Settings], nn.Module], list[S
     "torch-pruning": (torch_pruning_arm, [{}, {"round_to": 8}]),
     "torch-kirigami": (kirigami_arm, [{}]),
 }
-PACKAGE = {"sprig": "torch-sprig"}
 NEEDS = {  # imported before the clock starts
     "sprig": ("sprig.core.tracing", "sprig.core.surgery", "sprig.core.path"),
     "torch-pruning": ("torch_pruning",),
@@ -181,8 +188,10 @@ def handled(spec: str, arm: str, limit: float) -> Row:
         try:
             with allowed(limit):
                 small = make(model, x, settings)
-        except TimeUp:
-            return row | {"status": "timeout", "reason": f"over {limit:.0f} s"}
+        except TimeUp as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            where = next((f.line for f in frames if f.name == make.__name__), "")
+            return row | {"status": "timeout", "reason": f"over {limit:.0f} s, at {where}"}
         except Exception as error:
             row |= {"status": "failed", "reason": said_by(error)}
             continue
@@ -191,7 +200,7 @@ def handled(spec: str, arm: str, limit: float) -> Row:
             "wall_s": round(time.perf_counter() - wall, 2),
         }
         try:
-            with allowed(6 * limit):
+            with allowed(2 * limit):
                 wrong = usable(dense, small, x)
                 if wrong:
                     row |= {"status": "failed", "reason": wrong}
@@ -235,14 +244,13 @@ def one(spec: str, arm: str, limit: float) -> Row:
         if ours.poll(60 * limit):  # a crowded machine may be slow; nothing may hang
             row = ours.recv()
         else:
-            row = {"status": "timeout", "reason": "no answer"}
             process.kill()
+            row = {"status": "timeout", "reason": "no answer"}
     except EOFError:
-        pass
+        process.join()
+        row["reason"] += f" (exit {process.exitcode})"
     process.join()
-    if process.exitcode:
-        row["reason"] = f"{row['reason']} (exit {process.exitcode})"
-    version = importlib.metadata.version(PACKAGE.get(arm, arm)) if arm != "sprig" else "this tree"
+    version = "this tree" if arm == "sprig" else importlib.metadata.version(arm)
     row["process_s"] = round(time.perf_counter() - began, 1)
     return {"model": spec, "arm": arm, "version": version, "limit": limit, **row}
 
@@ -255,9 +263,8 @@ def listed() -> list[str]:
     timm, vision, heads = bench.families(), bench.vision(100), {}
     for spec in vision:
         heads.setdefault(models.get_model_builder(spec.split(":")[1]).__module__, spec)
-    first = [
-        s for pair in itertools.zip_longest(timm, heads.values()) for s in pair if s is not None
-    ]
+    pairs = itertools.zip_longest(timm, heads.values())
+    first = [spec for pair in pairs for spec in pair if spec is not None]
     return first + [s for s in vision if s not in first]
 
 
@@ -283,7 +290,7 @@ def run(models: list[str], arms: list[str], limit: float, results: Path) -> None
         known = listed()
         with results.open("a") as file:
             file.write(json.dumps({"listed": known}) + "\n")
-    done = {(row["model"], row["arm"]) for row in rows}
+    done = {(row["model"], row["arm"]) for row in rows if "source" not in row}
     for spec, arm in itertools.product(models or known, arms):
         if (spec, arm) not in done:
             row = one(spec, arm, limit)
@@ -292,18 +299,46 @@ def run(models: list[str], arms: list[str], limit: float, results: Path) -> None
             print(json.dumps(row), flush=True)
 
 
+def adopt(coverage: Path, results: Path) -> None:
+    """sprig's rows of coverage.py where others were tried and it was not run here: what came out, but no times."""
+    rows = read(results)[1]
+    here = {row["model"] for row in rows if row["arm"] == "sprig" and "source" not in row}
+    asked = {row["model"] for row in rows if row["arm"] != "sprig"} - here
+    with results.open("a") as file:
+        for row in bench.read(coverage):
+            if row["model"] not in asked:
+                continue
+            new: Row = {
+                "model": row["model"],
+                "arm": "sprig",
+                "version": "this tree",
+                "source": "coverage.jsonl",
+                "limit": LIMIT,
+                "params": row.get("params", 0),
+            }
+            if row["status"] in ("ok", "wrong"):
+                new |= {k: row[k] for k in ("kept", "gap", "moved", "precision")}
+                new["same"] = "yes" if row["gap"] <= CLOSE[row["precision"]] else "no"
+                new["status"] = "handled" if row["status"] == "ok" else "wrong"
+            else:
+                new |= {"status": "failed", "reason": "; ".join(row["reasons"])}
+            file.write(json.dumps(new) + "\n")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("verb", choices=("run", "table"))
+    plain = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.add_argument("verb", choices=("run", "adopt", "table"))
     parser.add_argument("--models", nargs="*", default=[])
     parser.add_argument("--arms", nargs="*", choices=tuple(ARMS), default=list(ARMS))
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of processor time")
+    parser.add_argument("--coverage", type=Path, default=bench.RESULTS)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     if args.verb == "run":
         run(args.models, args.arms, args.limit, args.results)
+    elif args.verb == "adopt":
+        adopt(args.coverage, args.results)
     else:
         from peers_page import page
 

@@ -9,14 +9,19 @@ DONE = ("handled", "wrong")  # ran to the end
 HEAD = """# sprig, torch-pruning and torch-kirigami on the same models
 
 Made by `python benchmarks/peers.py table` from `peers.jsonl`; `python benchmarks/peers.py run` fills that, one process
-per model and tool, one thread, smallest models first. Random weights in which no tensor is constant. *Listed*: the
-smallest member of every timm family and torchvision's classifiers below 100 M parameters.
+per model and tool, one thread, smallest models first, timm's and torchvision's in turn; it goes on where it was
+stopped. Random weights in which no tensor is constant. *Listed*: the smallest member of every timm family and
+torchvision's classifiers below 100 M parameters.
 
-- **sprig**: trace, random units at 60% of the multiply-adds or as near as the groups allow, shrink.
+- **sprig**: trace (`torch.export`, and trial cuts of what a module's own Python might not follow), random units at 60%
+  of the multiply-adds or as near as the groups allow, shrink. *Not timed here*: what came out of the same steps in the
+  run of `coverage.py`.
 - **torch-pruning** {tp}: the recipe of its README (`BasePruner`, `GroupMagnitudeImportance(p=2)`, the classifier
   ignored), 22.54% of every layer's channels, which is 60% of the multiply-adds where both sides of every layer shrink;
   attention heads told and written back as in its own example for timm models. Where that fails, once more with
-  `round_to=8`, as its README recommends; the better counts. Nothing for single models.
+  `round_to=8`, as its README recommends; the first that is handled counts. Nothing for single models: its own
+  benchmark, for one, builds GoogLeNet and Inception v3 without the classifiers that only training uses, which its trace
+  cannot see.
 - **torch-kirigami** {kg}: the quick start of its README (`discover_candidates`, `Greedy(GroupMagnitude(p=2))`), 60% of
   the parameters; where it says what it can reach instead, that is asked for.
 
@@ -24,8 +29,9 @@ smallest member of every timm family and torchvision's classifiers below 100 M p
 network runs with outputs of the same shape, runs on another batch size and trains a step. *Masked = shrunk*: what left
 is read off the weights, the same for all tools; the dense network with that set to zero gives the same outputs
 (float64, relative difference at most 1e-8; float32 models 1e-4). *But for norms*: the same once layer and group norms
-leave out what left: the cut changed what the norms compute. sprig refuses such cuts, torch-pruning makes them on
-purpose. *Wrong*: neither. Seconds are processor time, which a crowded machine disturbs little; this one was crowded.
+leave out what left: the cut changed what the norms compute. sprig makes such cuts on demand only, torch-pruning always.
+*Wrong*: neither; not counted as handled. Seconds are processor time, which a crowded machine disturbs little;
+this one was crowded.
 """
 
 
@@ -61,25 +67,26 @@ def page(listed: list[str], rows: list[Row], arms: list[str]) -> str:
 
 def summary(models: list[str], at: dict[tuple[str, str], Row], arms: list[str]) -> list[str]:
     """One table: shares over `models`, seconds over those that all of `arms` handle."""
-    common = [s for s in models if all(at[s, a]["status"] in DONE for a in arms)]
+    common = [s for s in models if all("seconds" in at[s, a] for a in arms)]
+    common = [s for s in common if all(at[s, a]["status"] == "handled" for a in arms)]
     out = [
-        "| | handled | masked = shrunk | but for norms | wrong | failed | over the time | "
-        f"median seconds where all handle it ({len(common)}) | median MACs kept there |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | handled | of them: masked = shrunk | but for norms | cut to 90% of the MACs or less | wrong | failed | "
+        f"over the time | median seconds, {len(common)} models that all handled here | median MACs kept there |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for arm in arms:
         mine = [at[s, arm] for s in models]
         count = Counter(r["status"] for r in mine)
-        same = Counter(r["same"] for r in mine if r["status"] in DONE)
-        handled = count["handled"] + count["wrong"]
-        share = f" ({handled / len(mine):.0%})" if mine else ""
-        seconds = [at[s, arm]["seconds"] for s in common]
-        kept = [at[s, arm]["kept"] for s in common]
-        fast = f"{statistics.median(seconds):.1f}" if common else ""
-        part = f"{statistics.median(kept):.0%}" if common else ""
+        good = [r for r in mine if r["status"] == "handled"]
+        same = Counter(r["same"] for r in good)
+        cut = sum(r["kept"] <= 0.9 for r in good)
+        share = f" ({len(good) / len(mine):.0%})" if mine else ""
+        both = [at[s, arm] for s in common]
+        fast = f"{statistics.median(r['seconds'] for r in both):.2f}" if both else ""
+        part = f"{statistics.median(r['kept'] for r in both):.0%}" if both else ""
         out.append(
-            f"| {arm} | {handled} of {len(mine)}{share} | {same['yes']} | {same['but for norms']} | "
-            f"{same['no']} | {count['failed'] + count['unchecked']} | {count['timeout']} | {fast} | {part} |"
+            f"| {arm} | {len(good)} of {len(mine)}{share} | {same['yes']} | {same['but for norms']} | {cut} | "
+            f"{count['wrong']} | {count['failed'] + count['unchecked']} | {count['timeout']} | {fast} | {part} |"
         )
     return [*out, ""]
 
@@ -91,5 +98,6 @@ def cell(row: Row) -> str:
         return f"**{row['status']}** {reason[:110]}"
     gap = f"{row['gap']:.0e}" if "gap" in row else ""
     same = {"yes": f"= ({gap})", "no": f"**wrong** ({gap})"}.get(row["same"], row["same"])
-    step = ", round_to=8" if row.get("settings") else ""
-    return f"{row['kept']:.0%} of MACs, {row['seconds']:.1f} s, {same}{step}"
+    step = "".join(f", {k}={v}" for k, v in row.get("settings", {}).items())
+    time = "not timed here" if "source" in row else f"{row['seconds']:.2f} s"
+    return f"{row['kept']:.0%} of MACs, {time}, {same}{step}"
