@@ -14,7 +14,6 @@ from sprig.core.tracing import tensors_of
 from sprig.testing import toys
 from sprig.testing.checks import output
 
-
 # The program writes these sums in another order than the module's kernels: equal but for the last bits.
 REORDERED = ("lstm", "lstm_projected", "rnn", "talking_heads", "translator")
 
