@@ -1,6 +1,8 @@
 """A model that cannot be exported as a whole: its parts can be named, traced and cut, and put back."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 
 import sprig
 from sprig.core.errors import InputError, TraceError
-from sprig.core.parts import part_batches, traceable
+from sprig.core.parts import part_batches, recorded, traceable
 
 
 class Stubborn(nn.Module):
@@ -45,7 +47,10 @@ def stubborn() -> tuple[Stubborn, list[Tensor]]:
 
 def test_the_error_names_the_parts_that_can_be_traced() -> None:
     model, data = stubborn()
-    with pytest.raises(TraceError, match=r"alone: body, moods\.1; prune them") as caught:
+    with pytest.raises(
+        TraceError,
+        match=r'alone: body, moods\.1; give modules=\["body", "moods\.1"\] \(--modules body',
+    ) as caught:
         sprig.trace(model, (data[0][:2],))
     assert "test_parts.py" in str(caught.value)  # and still the line
     found = traceable(model, (data[0][:2],))
@@ -107,3 +112,58 @@ def test_parts_that_are_not_there() -> None:
         part_batches(model, "head", data)
     with pytest.raises(InputError, match="'idle' is never called"):
         part_batches(model, "idle", data)
+
+
+class Uneven(nn.Module):
+    """Calls its part as `call` says."""
+
+    def __init__(self, call: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.part, self.call = Scaled(), call
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.call(self.part, x)
+        return y if float(y.detach().sum()) < 1e9 else -y
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.out = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, by: Tensor | float = 1.0) -> Tensor:
+        return self.out(torch.relu(self.wide(x))) * by
+
+
+def heard(call: Callable[[nn.Module, Tensor], Tensor], data: list[Tensor]) -> list[Any]:
+    model = Uneven(call)
+    graph = sprig.trace(model, (data[0],), modules=["part"])
+    return recorded(graph.parts[0], model, [((x,), {}, None) for x in data])
+
+
+def test_batches_of_any_size_are_recorded_those_that_miss_the_part_left_out() -> None:
+    def some(part: nn.Module, x: Tensor) -> Tensor:
+        if float(x.sum()) < 0:
+            return x
+        return x.index_add(0, (x[:, 0] > 0).nonzero()[:, 0], part(x[x[:, 0] > 0]))
+
+    data = [torch.ones(2, 4), torch.ones(5, 4), -torch.ones(3, 4), torch.tensor([[-1.0, 9, 9, 9]])]
+    assert [len(args[0]) for args, _, _ in heard(some, data)] == [2, 5]
+
+
+def test_parts_that_are_called_unlike_the_example_are_refused() -> None:
+    ones = torch.ones(2, 4)
+    shapes = r"differing shapes: \(2, 3, 4\) on the example, \(2, 5, 4\) on the data"
+    with pytest.raises(InputError, match=shapes):
+        heard(
+            lambda part, x: part(x[:, None].expand(-1, 5 if x.max() > 1 else 3, -1)),
+            [ones, 2 * ones],
+        )
+    with pytest.raises(InputError, match="no entry per sample and differs from call to call"):
+        heard(lambda part, x: part(x, x.max()), [ones, 2 * ones])
+    with pytest.raises(InputError, match="no entry per sample and differs from call to call"):
+        heard(lambda part, x: part(x, float(x.max())), [ones, 2 * ones])
+    with pytest.raises(InputError, match="differing arguments"):
+        heard(lambda part, x: part(x, by=1.0) if x.max() > 1 else part(x), [ones, 2 * ones])
+    with pytest.raises(TraceError, match="is called 2 times in one run"):
+        heard(lambda part, x: part(part(x)) if x.max() > 1 else part(x), [ones, 2 * ones])

@@ -79,7 +79,7 @@ def run(
             chosen = replace(chosen, images=None, fold=None)
         batches = load_data(chosen, small, split="train", seed=common.seed, views=1)
         held_out = load_held_out(chosen, opened.evaluation, small, seed=common.seed)
-        graph = trace(small.model, example_of(batches))
+        graph = trace(small.model, example_of(batches), modules=opened.modules)
         trained = finetune(
             small.model,
             batches,

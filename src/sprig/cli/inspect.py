@@ -7,7 +7,7 @@ import typer
 
 from sprig.cli.console import Screen
 from sprig.cli.norms import NormsOption, known_norms
-from sprig.cli.options import CommonOptions, ModelOptions
+from sprig.cli.options import CommonOptions, ModelOptions, Modules
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +33,7 @@ def run(
         str | None, typer.Option("--data", help="Take the input from this data.", metavar="SPEC")
     ] = None,
     norms: NormsOption = "keep",
+    modules: Modules = None,
 ) -> None:
     """Trace a model and print its groups."""
     from sprig.cli.session import is_run, load_model, prepare, reopen
@@ -47,7 +48,7 @@ def run(
     example = _example(loaded, shape, data, common.seed)
     with screen.bars() as bars:
         bars("trace", 0, None)
-        graph = trace(loaded.model, example, norms=known_norms(norms))
+        graph = trace(loaded.model, example, norms=known_norms(norms), modules=modules)
     total, share = cost(graph), shares(graph)
     screen.say(
         f"{model.model}: {total['macs'] / 1e6:,.1f} M multiply-adds, {total['params'] / 1e6:,.2f} M "
@@ -57,6 +58,12 @@ def run(
         f"{len(graph.prunable)} of {len(graph.groups)} groups can be pruned "
         f"({sum(g.size for g in graph.prunable)} units)\n"
     )
+    if graph.parts:
+        screen.say(f"Only submodules were traced: {', '.join(part.name for part in graph.parts)}.")
+        screen.say(
+            f"The multiply-adds are those of one run on the example, {_outside(graph) / 1e6:,.2f} M of them outside of "
+            "these.\n"
+        )
     screen.say(group_table(graph, share))
     fixed = reasons(graph)
     if fixed:
@@ -92,6 +99,7 @@ def run(
                 for g in graph.groups
             ],
             "frozen": graph.frozen,
+            "modules": [part.name for part in graph.parts],
         }
     )
 
@@ -135,6 +143,13 @@ def short(name: str, most: int) -> str:
     'encod….self_attention'
     """
     return name if len(name) <= most else f"{name[: most // 4]}…{name[most // 4 - most + 1 :]}"
+
+
+def _outside(graph: "Graph") -> float:
+    """Multiply-adds that the rest does around the parts."""
+    from sprig.core.join import OUTSIDE
+
+    return sum(t.coefficient for t in graph.terms if t.where == OUTSIDE)
 
 
 def _more(names: Sized) -> str:

@@ -12,13 +12,21 @@ import re
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 
 from sprig.core.errors import InputError, StoreError
 
 T = TypeVar("T")
+Modules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--modules",
+        help="A submodule to trace alone, where the whole cannot be exported; may be repeated; auto: all.",
+        metavar="NAME",
+    ),
+]
 
 
 def option(default: Any = MISSING, help: str = "", *, metavar: str | None = None) -> Any:

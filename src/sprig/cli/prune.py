@@ -15,6 +15,7 @@ from sprig.cli.options import (
     DataOptions,
     EvalOptions,
     ModelOptions,
+    Modules,
     OutOptions,
     TimingOptions,
     settings,
@@ -48,6 +49,7 @@ def run(
             "--set", help="A setting of the method; may be repeated.", metavar="KEY=VALUE"
         ),
     ] = None,
+    modules: Modules = None,
     round_to: Annotated[int, typer.Option("--round-to", help="Widths are multiples of this.")] = 1,
     norms: NormsOption = "keep",
 ) -> None:
@@ -86,6 +88,7 @@ def run(
             settings=asdict(config),
             round_to=round_to,
             norms=norms,
+            **({} if not modules else {"modules": modules}),
             **({} if clock is None else {"timing": asdict(timing)}),
         )
         remember(folder, command)
@@ -103,6 +106,7 @@ def run(
             folder=folder,
             resume=out.resume,
             seed=common.seed,
+            modules=modules or None,
             round_to=round_to,
             norms=known_norms(norms),
             timing=clock,

@@ -201,6 +201,15 @@ class Reopened:
         return int(self.config.get("seed", 0))
 
     @property
+    def modules(self) -> list[str] | None:
+        """The submodules that were traced, where the whole model could not be."""
+        from sprig.workflow.recheck import MODULES, SHAPES
+
+        found = self.folder.get_json(SHAPES) if self.folder.has(SHAPES) else {}
+        modules: list[str] | None = found.get(MODULES)
+        return modules
+
+    @property
     def cut(self) -> bool:
         """Whether the run made a network smaller; else it only trained one."""
         return self.folder.has("plan.json")

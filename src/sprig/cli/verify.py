@@ -69,7 +69,7 @@ def _refuse_another_model(opened: "Reopened", model: "nn.Module", data: "Batches
     from sprig.workflow.byhand import graph_of
 
     plan = Plan.from_json(opened.folder.get_text(PLAN))
-    plan.check(graph_of(model, example_of(data), plan))
+    plan.check(graph_of(model, example_of(data), plan, modules=opened.modules))
 
 
 def claims_table(certificate: "Certificate") -> "Table":

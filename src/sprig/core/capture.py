@@ -1,9 +1,14 @@
 """Run `torch.export` on a copy of the user's model and say where it fails, if it fails."""
 
+import contextlib
 import copy
+import io
+import logging
+import sys
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,7 +38,7 @@ def capture(
     _without_caches(twin)
     try:
         own = pytree.tree_map(_apart, (tuple(args), dict(kwargs or {})))
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), _quiet(), torch.no_grad():
             warnings.simplefilter(
                 "ignore"
             )  # export's own deprecation notes say nothing about the model
@@ -41,8 +46,22 @@ def capture(
     except Exception as error:
         raise TraceError(
             f"the model cannot be exported at {_where(error)}: {_line(error)}; make that line independent of "
-            "the values in tensors, or prune a submodule without it"
+            "the values in tensors, or trace submodules without it"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Export prints the whole graph so far where it meets a branch on values; our error names the line instead."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level, said = logger.level, io.StringIO()
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+        sys.stderr.write(said.getvalue())  # of an export that went well, e.g. the model's own words
+    finally:
+        logger.setLevel(level)
 
 
 def _without_caches(twin: nn.Module) -> None:

@@ -16,10 +16,13 @@ from sprig.core.batches import tensors as leaves
 from sprig.core.collect import live_rows
 from sprig.core.cost import cost
 from sprig.core.example import Example, Inputs, inputs_of, per_sample, samples_of
-from sprig.core.graph import build, canonical_names
+from sprig.core.graph import canonical_names
+from sprig.core.join import recounted
+from sprig.core.parts import listening
 from sprig.core.path import Path
 from sprig.core.plan import Plan
 from sprig.core.replay import Chunk, state_of
+from sprig.core.seams import each_part, plan_of
 from sprig.core.surgery import mask_
 from sprig.core.tracing import distance
 from sprig.core.types import Claim, Graph
@@ -94,10 +97,9 @@ def masked_equals_shrunk(
         ("float32", torch.float32, SINGLE),
     ):
         args, kwargs = map_tensors(inputs, partial(_cast, dtype=dtype))
-        with torch.no_grad():
-            a = copy.deepcopy(wide).eval().to(dtype)(*args, **kwargs)
-            b = copy.deepcopy(small).eval().to(dtype)(*args, **kwargs)
-        gap = distance(a, b)
+        a = _answers(copy.deepcopy(wide).eval().to(dtype), graph, args, kwargs)
+        b = _answers(copy.deepcopy(small).eval().to(dtype), graph, args, kwargs)
+        gap = max(distance(x, y) for x, y in zip(a, b, strict=True))
         claims.append(
             Claim(
                 name=f"masked-equals-shrunk-{label}",
@@ -107,10 +109,18 @@ def masked_equals_shrunk(
                 tolerance=tolerance,
                 data=f"{probed} inputs: the example"
                 + (f" and noise of its spread, seed {seed}" if probed > given else ""),
-                how="largest difference of outputs over largest output",
+                how="largest difference of outputs over largest output"
+                + (", of the whole and of each part" if graph.parts else ""),
             )
         )
     return claims
+
+
+def _answers(model: nn.Module, graph: Graph, args: Any, kwargs: Any) -> list[Any]:
+    """What the model gives, and what its parts give: a whole may hide what happens in it, e.g. behind a threshold."""
+    with torch.no_grad(), listening(model, [p.name for p in graph.parts]) as heard:
+        found = [model(*args, **kwargs)]
+    return found + [heard.outputs.get(p.name) for p in graph.parts]
 
 
 def recount(
@@ -121,7 +131,7 @@ def recount(
     limits: Mapping[str, float],
 ) -> list[Claim]:
     """Cost predicted from the graph, counted again on the shrunk module; and every limit is met."""
-    again = cost(build(small, *inputs_of(example)))
+    again = recounted(small, graph, example)
     again["params"] = sum(p.numel() for p in small.parameters())
     claims = []
     predicted = cost(graph, plan.masks(graph))
@@ -158,6 +168,8 @@ def layer_errors(
     bench: Workbench, small_wide: nn.Module, plan: Plan, *, label: str, description: str
 ) -> Claim:
     """Error of every consumer's kept outputs, pruned against dense, on stated inputs. A figure, not a promise."""
+    if bench.graph.parts:
+        return _part_errors(bench, small_wide, plan, label=label, description=description)
     replay, graph = bench.replay, bench.graph
     weights, masks = state_of(small_wide), plan.masks(graph)
     rows = {(s.tensor, s.dim): s.axis.keep(masks) for s in graph.slots}
@@ -203,6 +215,32 @@ def layer_errors(
             else f"{consumer.weight} ({consumer.node})"
         )
         errors[name] = float(lost.sum()) / power if power > 0 else 0.0
+    return _stated(errors, label, description)
+
+
+def _part_errors(
+    bench: Workbench, small_wide: nn.Module, plan: Plan, *, label: str, description: str
+) -> Claim:
+    """The same for every part, on what it gets in the dense network."""
+    found = each_part(
+        bench,
+        lambda own, part: layer_errors(
+            own,
+            small_wide.get_submodule(part.name),
+            plan_of(plan, bench.graph, part),
+            label=label,
+            description=description,
+        ),
+    )
+    errors = {
+        f"{part.name}.{layer}": error
+        for part, claim in found
+        for layer, error in claim.detail["errors"].items()
+    }
+    return _stated(errors, label, f"{description}, as the dense network hands it to each part")
+
+
+def _stated(errors: Mapping[str, float], label: str, description: str) -> Claim:
     worst = max(errors.values(), default=0.0)
     return Claim(
         name=f"layer-errors-{label}",
@@ -212,7 +250,7 @@ def layer_errors(
         tolerance=None,
         data=description,
         how="squared difference of each layer's kept outputs over their spread, pruned against dense",
-        detail={"errors": errors},
+        detail={"errors": dict(errors)},
     )
 
 

@@ -70,7 +70,7 @@ def measure(
         dense.append(blank(masks[-1], replay.finish(live.fork(), bench.weights)))
         lives.append(live)
         counts.append(chunk.rows)
-    scores = looks_like_scores(dense[0], named=replay.logits)
+    scores = not bench.inner and looks_like_scores(dense[0], named=replay.logits)
     out: dict[Trial, float] = {}
     for done, i in enumerate(order):
         trial = trials[i]

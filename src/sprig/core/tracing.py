@@ -16,6 +16,7 @@ from sprig.core.capture import batch_size, check_example, stopped
 from sprig.core.errors import TraceError
 from sprig.core.example import Example, inputs_of
 from sprig.core.graph import build
+from sprig.core.join import join
 from sprig.core.norms import Norms
 from sprig.core.outputs import BESIDE
 from sprig.core.parts import advised
@@ -36,6 +37,7 @@ def trace(
     kwargs: Mapping[str, Any] | None = None,
     *,
     norms: Norms = "keep",
+    modules: Sequence[str] | str | None = None,
 ) -> Graph:
     """Find all groups of channels that can leave together, and say why the others cannot.
 
@@ -43,6 +45,9 @@ def trace(
     The model is exported, labels ride through its graph, and every group is tried: a shrunk copy must run and
     give what the masked copy gives. Your model is not touched. norms: "cut" lets channels leave that a LayerNorm or an
     RMSNorm is taken over; the norm is then taken over those that stay, which is another function (core/norms.py).
+
+    `modules`: names of submodules, for a model that cannot be exported as a whole: each is traced alone, on what it
+    gets while the whole model runs on the example; what goes in and out of it keeps its width. "auto": all that can be.
 
     >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -52,14 +57,27 @@ def trace(
 
     Raises:
         TraceError: the model cannot be copied or exported; the message names the line, and the submodules that can.
-        InputError: the example inputs are neither a tuple nor a dict, or hold no tensor; `norms` is another word.
+            Or a named submodule cannot be, or is not called just once.
+        InputError: the example inputs are neither a tuple nor a dict, or hold no tensor; or a name is of no submodule;
+            `norms` is another word.
     """
     args, named = inputs_of(example_inputs, kwargs)
     check_example(args, named)
+    each = partial(_alone, norms=norms)
+    if modules is not None:
+        return join(model, args, named, modules, each=each, probe=probe)
     try:
-        graph = build(model, args, named, norms=norms)
+        return each(model, args, named)
     except TraceError as error:
         raise advised(error, model, args, named) from error
+
+
+def _alone(
+    model: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any], *, norms: Norms
+) -> Graph:
+    """The graph of one module that can be exported."""
+    check_example(args, named)
+    graph = build(model, args, named, norms=norms)
     graph = probe(model, graph, args, named)
     inner = _stuck_heads(graph)
     if not inner:

@@ -145,6 +145,18 @@ class Frozen:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """A submodule that was traced alone, with what it gets and gives while the whole model runs on the example."""
+
+    name: str
+    graph: "Graph"  # in the submodule's own names
+    first: int  # number of its first group in the graph of the whole model
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+
+
+@dataclass(frozen=True, eq=False)
 class Graph:
     """What `trace` found: groups, the tensor slices tied to them, and what everything costs."""
 
@@ -157,7 +169,8 @@ class Graph:
     fingerprint: str  # sha256 over groups, slots and shapes: tells models apart
     numbers: tuple[Number, ...] = ()
     norms: tuple[Norm, ...] = ()  # over channels that may leave
-    program: Any = field(repr=False, default=None)  # torch.export.ExportedProgram
+    program: Any = field(repr=False, default=None)  # torch.export.ExportedProgram; None with parts
+    parts: tuple[Part, ...] = field(repr=False, default=())  # where only submodules were traced
 
     def group(self, name: str) -> Group:
         for g in self.groups:

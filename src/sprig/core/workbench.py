@@ -36,6 +36,7 @@ class Workbench:
     scratch: dict[str, Any] = field(
         default_factory=dict
     )  # what a method wants to find again, e.g. its moments
+    inner: bool = False  # the model is a part of a larger one: its outputs are no class scores
 
     def __post_init__(self) -> None:
         for name, tensor in state_of(self.model).items():

@@ -1,5 +1,7 @@
 """A plan at hand: the graph it belongs to, and the masked or the smaller copy of its model."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from sprig.core import surgery
@@ -9,15 +11,18 @@ from sprig.core.tracing import trace
 from sprig.core.types import Graph, Outcome
 
 
-def graph_of(model: nn.Module, example: Example, plan: Plan) -> Graph:
+def graph_of(
+    model: nn.Module, example: Example, plan: Plan, *, modules: Sequence[str] | None = None
+) -> Graph:
     """The graph of a model in which the plan was made: with or without channels that norms are taken over.
 
-    If it is neither, the graph without; checking the plan against it says that it belongs to another model.
+    `modules`: the submodules that were traced, where the whole model could not be. If it is neither, the graph without;
+    checking the plan against it says that it belongs to another model.
     """
-    graph = trace(model, example)
+    graph = trace(model, example, modules=modules)
     if graph.fingerprint == plan.graph:
         return graph
-    through = trace(model, example, norms="cut")
+    through = trace(model, example, norms="cut", modules=modules)
     return through if through.fingerprint == plan.graph else graph
 
 

@@ -21,9 +21,13 @@ from sprig.core.types import Certificate, Claim
 from sprig.core.workbench import Progress, Workbench, silent
 from sprig.methods import METHODS
 from sprig.workflow.byhand import graph_of
+from sprig.workflow.pieces import in_parts
 
 REPEATED = 1e-4  # how far a layer error may differ when measured again
 SHAPES, EXAMPLE = "shapes.json", "example.safetensors"
+MODULES = (
+    "modules"  # in shapes.json: the submodules that were traced, where the whole model could not be
+)
 
 
 def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
@@ -74,12 +78,11 @@ class Verification:
         return Certificate(tuple(claims), expected, certify.versions(), self.old.seed)
 
     def _recomputed(self) -> list[Claim]:
-        example = restore(
-            self.folder.get_tensors(EXAMPLE), self.folder.get_json(SHAPES).get("example")
-        )
-        graph = graph_of(self.model, example, self.plan)
+        state = self.folder.get_json(SHAPES)
+        example = restore(self.folder.get_tensors(EXAMPLE), state.get("example"))
+        graph = graph_of(self.model, example, self.plan, modules=state.get(MODULES))
         small = load(self.folder.path, self.model).eval()
-        limits = self.folder.get_json(SHAPES)["limits"]
+        limits = state["limits"]
         claims = certify.masked_equals_shrunk(
             self.model, small, self.plan, graph, example, self.old.seed
         )
@@ -119,6 +122,8 @@ class Verification:
     def _ratio(self, bench: Workbench, old: Claim) -> Claim:
         """The submodularity ratio, from the data anew."""
         method = METHODS[self.plan.method]
+        if bench.graph.parts:
+            method = in_parts(method)
         if method.ratios is None:
             raise StoreError(
                 f"method {method.name!r} states no submodularity ratio, the certificate does"

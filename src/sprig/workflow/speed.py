@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from sprig.core.allocate import targets
+from sprig.core.errors import InputError
 from sprig.core.example import Example
 from sprig.core.folder import RunFolder
 from sprig.core.path import Path
@@ -62,6 +63,11 @@ class Speed:
         self.bench, self.example, self.budget = bench, example, budget
         self.target: Target | None = target_of(budget) if budget is not None else None
         self.timing = timing or (Timing() if self.target is not None else None)
+        if self.timing is not None and bench.graph.parts:
+            raise InputError(
+                "budgets of latency need a model that is exported as a whole, only modules of this one are; give macs, "
+                "params or bytes, or cut the module by itself"
+            )
 
     @property
     def settings(self) -> dict[str, Any]:

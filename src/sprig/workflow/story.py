@@ -2,8 +2,8 @@
 
 import copy
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from sprig.core.allocate import check_reachable
 from sprig.core.batches import as_batches
 from sprig.core.cost import shares
-from sprig.core.errors import InputError, StoreError
+from sprig.core.errors import InputError
 from sprig.core.example import Example, inputs_of, pack
 from sprig.core.folder import MODEL, REPORT, RunFolder
 from sprig.core.norms import Norms
@@ -36,8 +36,10 @@ from sprig.core.types import (
 from sprig.core.workbench import Progress, Workbench, silent
 from sprig.methods import METHODS, Method
 from sprig.training.bn import reestimate_batch_norm
+from sprig.workflow.asked import asked, check_same
 from sprig.workflow.judging import curve, judge
-from sprig.workflow.recheck import EXAMPLE, SHAPES
+from sprig.workflow.pieces import check_labels, in_parts
+from sprig.workflow.recheck import EXAMPLE, MODULES, SHAPES
 from sprig.workflow.rival import better
 from sprig.workflow.speed import CLAIM, Speed
 
@@ -82,6 +84,7 @@ def search(
     *,
     method: str = "refit",
     config: Any = None,
+    modules: Sequence[str] | str | None = None,
     round_to: int = 1,
     norms: Norms = "keep",
     timing: Timing | None = None,
@@ -90,10 +93,11 @@ def search(
 ) -> Path:
     """One calibration pass; the path it gives back answers every budget with `path.at(budget)`.
 
-    `timing`: also measure the layers on this machine, so that the path answers budgets of latency.
+    `modules`: see `prune`. `timing`: also measure the layers on this machine, so that the path answers budgets of
+    latency.
     """
     bench, chosen, settings, _ = _bench(
-        model, example_inputs, data, method, config, seed, progress, norms
+        model, example_inputs, data, method, config, seed, progress, norms, modules
     )
     table, _ = Speed(bench, example_inputs, None, timing).begin(None)
     return replace(chosen.search(bench, settings), round_to=round_to, table=table)
@@ -112,6 +116,7 @@ def prune(
     eval_data: Any = None,
     folder: RunFolder | str | os.PathLike[str] | None = None,
     resume: bool = False,
+    modules: Sequence[str] | str | None = None,
     round_to: int = 1,
     norms: Norms = "keep",
     timing: Timing | None = None,
@@ -126,7 +131,9 @@ def prune(
     so. `folder`: write a restartable run there. `path`: a search made before. `eval_data`: what quality is measured
     on; without it, agreement is measured on the calibration inputs and the record says so. `timing`: what a budget of
     latency holds for; the layers are measured, the plan is confirmed end to end and corrected. `norms`: "cut" lets
-    channels leave that norms are taken over, see `trace`.
+    channels leave that norms are taken over, see `trace`. `modules`: names of submodules, or "auto", for a model that
+    cannot be exported as a whole: only what lies inside them is pruned, on what they get while the whole model runs;
+    the budget is still of the whole model (see docs/budgets.md).
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
@@ -136,7 +143,7 @@ def prune(
     (True, True)
     """
     bench, chosen, settings, triples = _bench(
-        model, example_inputs, data, method, config, seed, progress, norms
+        model, example_inputs, data, method, config, seed, progress, norms, modules
     )
     args, named = inputs_of(example_inputs)
     example: Example = named or args
@@ -146,9 +153,10 @@ def prune(
     if folder is not None:
         pack(example)  # refuse what no folder can hold before the work, not after it
     out = _open(folder, resume)
-    made = _settings(method, settings, budget, round_to, seed) | {"norms": norms} | speed.settings
+    made = asked(method, settings, budget, round_to, seed, bench.graph)
+    made |= {"norms": norms} | speed.settings
     if out is not None:
-        out.keep("settings", made) if out.stage("settings") is None else _same_settings(out, made)
+        out.keep("settings", made) if out.stage("settings") is None else check_same(out, made)
     table, least = speed.begin(out)
 
     def searched() -> dict[str, Any]:
@@ -209,7 +217,7 @@ def prune(
 
 def _bench(
     model: nn.Module, example: Example, data: Any, method: str, config: Any, seed: int,
-    progress: Progress | None, norms: Norms,
+    progress: Progress | None, norms: Norms, modules: Sequence[str] | str | None,
 ) -> tuple[Workbench, Method, Any, Any]:  # fmt: skip
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
@@ -227,7 +235,10 @@ def _bench(
     twin = copy.deepcopy(model).eval()
     bench = Workbench(twin, _NO_GRAPH, held, seed, progress or silent)
     bench.check(*inputs_of(example))
-    bench.graph = trace(twin, example, norms=norms)
+    bench.graph = trace(twin, example, norms=norms, modules=modules)
+    if bench.graph.parts:
+        check_labels(chosen, settings)
+        chosen = in_parts(chosen)
     return bench, chosen, settings, triples
 
 
@@ -238,32 +249,6 @@ def _open(folder: Any, resume: bool) -> RunFolder | None:
     if folder is None or isinstance(folder, RunFolder):
         return folder
     return RunFolder.create(folder, resume=resume)
-
-
-def _settings(
-    method: str, config: Any, budget: Budget | None, round_to: int, seed: int
-) -> dict[str, Any]:
-    plain = (
-        asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
-    )
-    return {
-        "method": method,
-        "config": plain,
-        "budget": {k: v for k, v in asdict(budget).items() if v is not None} if budget else {},
-        "round_to": round_to,
-        "seed": seed,
-    }
-
-
-def _same_settings(folder: RunFolder, made: Mapping[str, Any]) -> None:
-    found = folder.stage("settings")
-    for key, value in made.items():
-        then = found.get(key)
-        if then != value:
-            raise StoreError(
-                f"{folder.path} was begun with {key} = {then!r}, now it is {value!r}; resume with the options it "
-                "was begun with, or use a new folder"
-            )
 
 
 def _with_batch_norm(bench: Workbench, outcome: Outcome, triples: Any) -> Outcome:
@@ -337,6 +322,8 @@ def _write(folder: RunFolder, result: Result) -> None:
     }
     tensors, form = pack(result.example)
     told = {"shapes": shapes, "limits": limits, "numbers": result.numbers, "example": form}
+    if result.graph.parts:
+        told[MODULES] = [part.name for part in result.graph.parts]
     folder.put_json(SHAPES, told)
     folder.put_tensors(EXAMPLE, tensors)
     result.report(folder / REPORT)

@@ -140,7 +140,7 @@ class NetLoss:
         )  # run so far, a backward pass as two forward ones
         self.depth = self.layers // len(self.chunks)  # layers of one full run
         self.whole = self.layers  # what `score` would have run by starting at the input every time
-        self.scores = looks_like_scores(self.dense[0], named=self.replay.logits)
+        self.scores = not bench.inner and looks_like_scores(self.dense[0], named=self.replay.logits)
         self.targets = self._targets()
 
     @property
