@@ -31,7 +31,7 @@ RESULTS = ROOT / "results" / "coverage.jsonl"
 PAGE = ROOT.parent / "docs" / "coverage.md"
 TIMEOUT = 300  # seconds, of one process with its imports
 SHARE = 0.6
-LARGE = 288  # pixels
+LARGE = 300  # pixels
 
 Row = dict[str, Any]
 

@@ -1,14 +1,17 @@
 """Fashion-MNIST, ResNet-20: the accuracy that stays at a fraction of the multiply-adds.
 
     python benchmarks/fashion_mnist.py dense  --seeds 0 1 2     train the dense networks (resumable)
-    python benchmarks/fashion_mnist.py rates                    each arm's learning rate, on validation
+    python benchmarks/fashion_mnist.py rates                    each arm's learning rate at 35%, on validation
+    python benchmarks/fashion_mnist.py rates --budgets 0.75 0.5 --arms refit tp-magnitude    and at other budgets
     python benchmarks/fashion_mnist.py run                      the cells; those done are skipped
     python benchmarks/fashion_mnist.py run --no-finetune --arms refit --budgets 0.5 --seeds 0
     python benchmarks/fashion_mnist.py table                    results/fashion_mnist.md
 
 Every cell is measured without retraining and after one epoch. All arms: the same dense networks, calibration
 images, counter of multiply-adds, batch-norm re-estimation and fine-tuning; each gets its learning rate from the
-same three, chosen on validation images at 35%, seed 0. Nothing is chosen on test images.
+same few, chosen on validation images of seed 0: at the cell's own budget where `rates` was run for it, else at 35%.
+`--arms dense --budgets 1` is the control: the dense network itself after one more epoch. Nothing is chosen on test
+images.
 See fashion_setup.py and torch_pruning_arms.py.
 """
 
@@ -24,7 +27,7 @@ from typing import Any
 import torch
 import torch_pruning
 import torch_pruning_arms as peers
-from fashion_setup import EXAMPLE, RATES, TUNING, Bench, fresh, macs_of, params_of
+from fashion_setup import EXAMPLE, RATES, RATES_OF_LARGE, TUNING, Bench, fresh, macs_of, params_of
 from torch import nn
 
 import sprig
@@ -32,9 +35,11 @@ from sprig.training import accuracy, finetune, reestimate_batch_norm
 
 OURS = ("refit", "loss", "uniform", "random", "magnitude")
 ARMS = (*OURS, *peers.IMPORTANCES)
+CONTROL = "dense"  # nothing removed: what the epoch of fine-tuning does by itself
 BUDGETS = (0.75, 0.5, 0.35, 0.25)
 RESULTS = Path(__file__).parent / "results"
-RATE_AT = (0.35, 0)  # budget and seed at which learning rates are chosen
+RATE_AT = 0.35  # the budget whose learning rates hold wherever no others were chosen
+RATE_SEED = 0
 
 Row = dict[str, Any]
 Pruned = tuple[nn.Module, str]  # the network and the variant that it is
@@ -43,6 +48,8 @@ Pruned = tuple[nn.Module, str]  # the network and the variant that it is
 def pruned(arm: str, dense: nn.Module, budget: float, bench: Bench) -> list[Pruned]:
     """The network of one arm, or its variants, each within the budget and with batch norm re-estimated."""
     allowed = int(budget * macs_of(dense))
+    if arm == CONTROL:
+        return [(fresh(dense), "")]
     if arm in OURS:
         result = sprig.prune(
             fresh(dense),
@@ -120,23 +127,39 @@ def cell(
     return row
 
 
-def rate_row(arm: str, lr: float, bench: Bench) -> Row:
-    """The validation accuracy of one arm after one epoch at one learning rate."""
-    budget, seed = RATE_AT
-    found = pruned(arm, bench.dense(seed), budget, bench)
+def rate_row(arm: str, budget: float, lr: float, bench: Bench) -> Row:
+    """The validation accuracy of one arm at one budget after one epoch at one learning rate."""
+    found = pruned(arm, bench.dense(RATE_SEED), budget, bench)
     scores = [accuracy(model, bench.validation) for model, _ in found]
-    runs = [tuned(m, bench, lr=lr, seed=seed) for m, _ in shortlist(found, scores)]
+    runs = [tuned(m, bench, lr=lr, seed=RATE_SEED) for m, _ in shortlist(found, scores)]
     best = max(accuracy(model, bench.validation) for model in runs)
-    return {"kind": "rate", "arm": arm, "lr": lr, "validation": best}
+    return {"kind": "rate", "arm": arm, "budget": budget, "lr": lr, "validation": best}
 
 
-def rates(rows: Iterable[Row]) -> dict[str, float]:
-    """The learning rate of each arm whose three are measured."""
-    seen: dict[str, dict[float, float]] = {}
+Rates = dict[tuple[str, float], float]
+
+
+def rates(rows: Iterable[Row]) -> Rates:
+    """The learning rate of each arm and budget whose candidates are all measured."""
+    seen: dict[tuple[str, float], dict[float, float]] = {}
     for row in rows:
         if row["kind"] == "rate":
-            seen.setdefault(row["arm"], {})[row["lr"]] = row["validation"]
-    return {arm: max(v, key=lambda r: v[r]) for arm, v in seen.items() if set(v) >= set(RATES)}
+            where = row["arm"], row.get("budget", RATE_AT)
+            seen.setdefault(where, {})[row["lr"]] = row["validation"]
+    return {
+        where: max(v, key=lambda r: v[r])
+        for where, v in seen.items()
+        if set(v) >= set(candidates(where[1]))
+    }
+
+
+def candidates(budget: float) -> tuple[float, ...]:
+    """The learning rates tried: the more of a network is left, the smaller."""
+    return RATES if budget <= RATE_AT else RATES_OF_LARGE
+
+
+def rate(chosen: Rates, arm: str, budget: float) -> float | None:
+    return chosen.get((arm, budget), chosen.get((arm, RATE_AT)))
 
 
 def read(path: Path) -> list[Row]:
@@ -186,6 +209,14 @@ def table(rows: Sequence[Row]) -> str:
                 )
             out += [f"| {arm} | " + " | ".join(shown) + " |"]
         out += [""]
+    control = [r for r in cells.get((CONTROL, 1.0), {}).values() if "tuned_accuracy" in r]
+    if control:
+        after = spread([r["tuned_accuracy"] for r in control])
+        out += [
+            f"The dense network itself after the same epoch (learning rate {rate(rates(rows), CONTROL, 1.0)}): "
+            f"{after} (n={len(control)}).",
+            "",
+        ]
     return "\n".join([*out, *notes(rows, cells)])
 
 
@@ -199,7 +230,7 @@ def notes(rows: Sequence[Row], cells: dict[tuple[str, float], dict[int, Row]]) -
         "",
         f"torch {torch.__version__}, torch-pruning {torch_pruning.__version__}.",
         "",
-        "| arm | learning rate | seconds to prune, median | variants chosen |",
+        "| arm | learning rate at each budget | seconds to prune, median | variants chosen |",
         "|---|---|---|---|",
     ]
     chosen = rates(rows)
@@ -211,7 +242,8 @@ def notes(rows: Sequence[Row], cells: dict[tuple[str, float], dict[int, Row]]) -
         counts = {n: names.count(n) for n in sorted(set(names)) if n}
         seconds = statistics.median(r["seconds"] for r in mine)
         listed = "; ".join(f"{n}: {c}" for n, c in counts.items()) or "–"
-        out.append(f"| {arm} | {chosen.get(arm, '–')} | {seconds:.0f} | {listed} |")
+        lrs = " / ".join(str(rate(chosen, arm, b)) for b in BUDGETS)
+        out.append(f"| {arm} | {lrs} | {seconds:.0f} | {listed} |")
     return [*out, ""]
 
 
@@ -225,8 +257,8 @@ def spread(values: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("verb", choices=("dense", "rates", "run", "table"))
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
-    parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS)
+    parser.add_argument("--arms", nargs="+", choices=(*ARMS, CONTROL), default=ARMS)
+    parser.add_argument("--budgets", nargs="+", type=float)
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--finetune", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -241,25 +273,29 @@ def main() -> None:
         for seed in (s for s in args.seeds if s not in done or not bench.path(s).exists()):
             append(args.results, {"kind": "dense", **bench.train_dense(seed)})
     elif args.verb == "rates":
-        tried = {(r["arm"], r["lr"]) for r in rows if r["kind"] == "rate"}
-        for arm in args.arms:
-            for lr in RATES:
-                if (arm, lr) not in tried:
-                    append(args.results, rate_row(arm, lr, bench))
+        tried = {(r["arm"], r.get("budget", RATE_AT), r["lr"]) for r in rows if r["kind"] == "rate"}
+        for budget in args.budgets or [RATE_AT]:
+            for arm in args.arms:
+                for lr in candidates(budget):
+                    if (arm, budget, lr) not in tried:
+                        append(args.results, rate_row(arm, budget, lr, bench))
     elif args.verb == "run":
         chosen = rates(rows)
-        if args.finetune and not set(args.arms) <= set(chosen):
-            parser.error(f"run `rates` first for {', '.join(set(args.arms) - set(chosen))}")
+        budgets = args.budgets or BUDGETS
+        without = {a for a in args.arms for b in budgets if rate(chosen, a, b) is None}
+        if args.finetune and without:
+            parser.error(f"run `rates` first for {', '.join(sorted(without))}")
         have = {
             (r["arm"], r["budget"], r["seed"])
             for r in rows
-            if r["kind"] == "cell" and ("tuned_accuracy" in r or not args.finetune)
+            if r["kind"] == "cell"
+            and (not args.finetune or r.get("lr") == rate(chosen, r["arm"], r["budget"]))
         }
         for seed in args.seeds:
-            for budget in args.budgets:
+            for budget in budgets:
                 for arm in args.arms:
                     if (arm, budget, seed) not in have:
-                        lr = chosen.get(arm)
+                        lr = rate(chosen, arm, budget)
                         row = cell(arm, budget, seed, bench, finetuning=args.finetune, lr=lr)
                         append(args.results, row)
     else:

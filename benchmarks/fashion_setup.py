@@ -29,6 +29,7 @@ EXAMPLE = torch.zeros(1, 1, 28, 28)
 DENSE = TrainConfig(epochs=14, lr=0.1, warmup=1.0, bf16=True, channels_last=True)
 TUNING = FinetuneConfig(epochs=1, bf16=True, channels_last=True)
 RATES = (0.01, 0.03, 0.1)
+RATES_OF_LARGE = (0.003, 0.01, 0.03)  # of networks that keep more than 35% of the multiply-adds
 
 Batch = tuple[Tensor, Tensor]
 

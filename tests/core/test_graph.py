@@ -58,6 +58,15 @@ def test_the_model_stays_as_it_is(training: bool) -> None:
     assert torch.equal(given, example[0])
 
 
+def test_parts_that_only_training_runs_and_that_cannot_run_on_these_inputs_are_told() -> None:
+    net, example = toys.make("auxiliary")
+    net.aux.insert(0, nn.Conv2d(8, 8, 99))  # type: ignore[operator,union-attr]
+    net.train()
+    with pytest.warns(UserWarning, match=r"read only in training mode.*aux\.0\.weight"):
+        graph = trace(net, example)
+    assert not any(s.tensor.startswith("aux.0") for s in graph.slots)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_precision_does_not_matter(dtype: torch.dtype) -> None:
     net, example = toys.make("residual")

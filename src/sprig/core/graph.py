@@ -1,6 +1,7 @@
 """From an exported program to groups: walk the op table, then read units and groups off the label classes."""
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,8 +51,14 @@ def build(
     if unread:  # e.g. auxiliary heads that only training runs: they must be cut too
         try:
             training = capture(model, args, kwargs, train=True)
-        except TraceError:
+        except TraceError as error:
             training = None
+            warnings.warn(
+                f"{len(unread)} tensors are read only in training mode, where the model cannot be traced with these "
+                f"inputs ({error}): {unread[0]} and the like stay as they are, and a cut model may not train; give "
+                "inputs that the model can be trained on",
+                stacklevel=2,
+            )
         if training is not None:
             flow.counting = False
             walk(training, flow)

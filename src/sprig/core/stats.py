@@ -91,12 +91,18 @@ class Moments:
     def system(self, *, centred: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """M, C and p per row (divided by the count); raw instead of centred where nothing absorbs a mean."""
         self.check()
-        second, cross, power = (t / self.count for t in (self.second, self.cross, self.power))
+        second = self.second / self.count
         if not centred:
             second.addr_(self.mean, self.mean)
-            cross.addr_(self.target_mean, self.mean)
+        return second, *self.targets(slice(None), centred=centred)
+
+    def targets(self, columns: Tensor | slice, *, centred: bool = True) -> tuple[Tensor, Tensor]:
+        """C and p of `system`, C of some of the input columns."""
+        cross, power = self.cross[:, columns] / self.count, self.power / self.count
+        if not centred:
+            cross.addr_(self.target_mean, self.mean[columns])
             power += self.target_mean**2
-        return second, cross, power
+        return cross, power
 
     def check(self) -> "Moments":
         """Refuse moments that nothing can be computed from; returns itself."""

@@ -9,7 +9,7 @@ The error of keeping the columns K is then
     sum_o p_o - tr(T_K H_KK^-1 T_K^T)  =  min over W of  E|y - W x_K|^2 + lambda |W|^2   (metric-weighted).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -148,26 +148,45 @@ def solve(
     >>> solution.bias + solution.weight.sum()  # the rows are all alike: only the mean is left
     tensor([3.], dtype=torch.float64)
     """
-    problem = problem.settled()
-    moments = problem.moments
-    kept = _kept(keep, len(moments.mean))
-    weights = problem.weights(len(moments.target_mean)).to(moments.power)
-    # The metric scales targets and ridge alike, so each output's weights do not depend on it.
-    h, t, power = moments.taking(kept).system(centred=problem.centred)
-    extra = shrinkage(problem, ridge)
-    h.diagonal().add_(extra)
-    fitted = _divide(t, h)
-    weight = torch.zeros(moments.cross.shape, dtype=torch.float64)
-    weight[:, kept] = fitted.double()
-    explained = float((weights * (fitted * t).sum(1)).sum())
-    penalty = extra * float((weights * fitted.square().sum(1)).sum())
-    bias = torch.zeros_like(moments.target_mean)
-    if problem.centred:
-        bias = moments.target_mean - weight @ moments.mean
-    total = float((power * weights).sum())
-    lost = max(total - explained, 0.0)
-    total = total or 1.0
-    return Solution(weight, bias, max(lost - penalty, 0.0) / total, lost / total)
+    return Refit(problem, keep, ridge=ridge).solution()
+
+
+class Refit:
+    """The solver of `solve`: the matrix of the columns that stay is factorised once, for any targets."""
+
+    def __init__(
+        self, problem: ConsumerProblem, keep: Tensor | Sequence[int], *, ridge: float = RIDGE
+    ) -> None:
+        self.problem = problem.settled()
+        self.moments = self.problem.moments
+        self.kept = _kept(keep, len(self.moments.mean))
+        self.extra = shrinkage(problem, ridge)
+        h, self._first, self._power = self.moments.taking(self.kept).system(centred=problem.centred)
+        h.diagonal().add_(self.extra)
+        self.divide = divider(h)
+
+    def solution(self, moments: Moments | None = None) -> Solution:
+        """The best weights for the problem's own targets, or for those of other moments on the same rows."""
+        problem = self.problem
+        t, power = self._first, self._power
+        if moments is None:
+            moments = self.moments
+        else:
+            t, power = moments.targets(self.kept, centred=problem.centred)
+        # The metric scales targets and ridge alike, so each output's weights do not depend on it.
+        weights = problem.weights(len(moments.target_mean)).to(moments.power)
+        fitted = self.divide(t)
+        weight = torch.zeros(moments.cross.shape, dtype=torch.float64)
+        weight[:, self.kept] = fitted.double()
+        explained = float((weights * (fitted * t).sum(1)).sum())
+        penalty = self.extra * float((weights * fitted.square().sum(1)).sum())
+        bias = torch.zeros_like(moments.target_mean)
+        if problem.centred:
+            bias = moments.target_mean - weight @ moments.mean
+        total = float((power * weights).sum())
+        lost = max(total - explained, 0.0)
+        total = total or 1.0
+        return Solution(weight, bias, max(lost - penalty, 0.0) / total, lost / total)
 
 
 def _kept(keep: Tensor | Sequence[int], inputs: int) -> Tensor:
@@ -182,15 +201,15 @@ def _kept(keep: Tensor | Sequence[int], inputs: int) -> Tensor:
     return kept
 
 
-def _divide(t: Tensor, h: Tensor) -> Tensor:
-    """T H^-1, by Cholesky on the unit-diagonal scale; the smallest such weights where H is singular."""
+def divider(h: Tensor) -> Callable[[Tensor], Tensor]:
+    """T -> T H^-1, by Cholesky on the unit-diagonal scale; the smallest such weights where H is singular."""
     root = inverse_root(h.diagonal())
     scaled = h * root[:, None] * root
     factor, info = torch.linalg.cholesky_ex(scaled)
     if int(info) == 0 and (not len(h) or float(factor.diagonal().min()) ** 2 > DEFICIENT):
-        return torch.cholesky_solve((t * root).mT, factor).mT * root
+        return lambda t: torch.cholesky_solve((t * root).mT, factor).mT * root
     f = half_inverse(scaled)
-    return ((t * root) @ f) @ f.mT * root
+    return lambda t: ((t * root) @ f) @ f.mT * root
 
 
 # On the unit-diagonal scale: a direction with less power than this is taken for rounding.

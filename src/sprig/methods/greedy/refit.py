@@ -45,6 +45,7 @@ class RefitConfig:
     up for what the stream has lost. ratio_pairs: sets drawn per group for the submodularity ratio; 0: none.
     columns_at_once: a group whose consumers have more columns than this is picked a few units at a time; 0: never.
     swaps: exchanges tried per group once its size is known (drop the cheapest, add the best, keep if better).
+    rounds: of letting errors go that a ReLU or the like hides from everything behind it; 0: none.
     """
 
     ridge: float | None = None
@@ -58,6 +59,7 @@ class RefitConfig:
     ratio_pairs: int = 24
     columns_at_once: int = 1024
     swaps: int = 0
+    rounds: int = 8
 
 
 def search(bench: Workbench, config: RefitConfig) -> Path:
@@ -191,6 +193,7 @@ def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
             bench,
             plan,
             swaps=config.swaps,
+            rounds=config.rounds,
             ridge=config.ridge,
             rows=config.sequential_rows,
             reselect=config.reselect,

@@ -5,19 +5,18 @@ costs one forward of each. Where a consumer's output is added to a stream, its t
 the pruned stream brings: the branch then also makes up for what the stream has lost so far.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from sprig.core.collect import consumer_rows, judges, live_rows
 from sprig.core.norms import marked, normed
 from sprig.core.path import with_cost
 from sprig.core.plan import Plan
-from sprig.core.replay import Live, Replay
+from sprig.core.replay import Live
 from sprig.core.rows import targets_at
 from sprig.core.stats import Accumulator, Moments
 from sprig.core.types import Consumer, Outcome
@@ -31,62 +30,10 @@ from sprig.methods.greedy.evidence import (
     write,
 )
 from sprig.methods.greedy.exchange import TRIES, swap
+from sprig.methods.greedy.plateau import Plateau, Sample, find_plateau, relaxed, wanted_rows
 from sprig.methods.greedy.problem import ConsumerProblem, solve
 from sprig.methods.greedy.pursuit import path as pursue
-
-PASSING = ("dropout", "dropout_", "contiguous", "clone", "alias")
-FAINT = 0.05  # a norm that scales an output by less than this share of its peers cannot carry a correction
-
-
-@dataclass(frozen=True, eq=False)
-class Seam:
-    """Where a consumer's output, perhaps through a batch norm, is added to something that is known before it."""
-
-    add: int  # index of the addition
-    other: fx.Node
-    norm: str | None
-    eps: float
-
-    def before_norm(self, own: Tensor, wanted: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        """Targets in front of the norm whose image behind it is `wanted`; where the norm is too faint, `own`."""
-        if self.norm is None:
-            return wanted
-        mean, var = weights[f"{self.norm}.running_mean"], weights[f"{self.norm}.running_var"]
-        scale = (var + self.eps).rsqrt()
-        if f"{self.norm}.weight" in weights:
-            scale = scale * weights[f"{self.norm}.weight"]
-        shift = weights.get(f"{self.norm}.bias", torch.zeros_like(mean))
-        usable = scale.abs() > FAINT * scale.abs().median()
-        safe = torch.where(usable, scale, torch.ones_like(scale))
-        return torch.where(usable, (wanted - shift) / safe + mean, own)
-
-
-def find_seam(replay: Replay, name: str) -> Seam | None:
-    """The addition behind a consumer, if its output alone goes there and the other side is already known."""
-    at = replay.index[name]
-    node, norm, eps = replay.nodes[at], None, 0.0
-    while len(node.users) == 1:
-        user = next(iter(node.users))
-        op = str(user.target).split(".")[1] if str(user.target).startswith("aten.") else ""
-        if op == "batch_norm" and norm is None and user.args[0] is node and not user.args[5]:
-            named = replay.tensor_of.get(user.args[3], "")
-            norm, eps = named.rpartition(".")[0] or None, float(user.args[7])
-            if norm is None:
-                return None
-        elif op in ("add", "add_"):
-            sides = [a for a in user.args[:2] if isinstance(a, fx.Node)]
-            other = [a for a in sides if a is not node]
-            scaled = user.kwargs.get("alpha", 1) != 1 or len(user.args) > 2
-            if len(sides) != 2 or len(other) != 1 or scaled:
-                return None
-            same = tuple(other[0].meta["val"].shape) == tuple(node.meta["val"].shape)
-            if replay.index[other[0].name] >= at or not same:
-                return None
-            return Seam(replay.index[user.name], other[0], norm, eps)
-        elif op not in PASSING:
-            return None
-        node = user
-    return None
+from sprig.methods.greedy.seam import Scale, Seam, find_seam
 
 
 def _remember(seen: dict[int, Tensor], at: int) -> Any:
@@ -109,9 +56,11 @@ class Sequential:
         reselect: bool,
         streams: bool,
         swaps: int = 0,
+        rounds: int = 0,
         only: frozenset[int] | None = None,
     ) -> None:
-        """only: consumers that are solved, by number, on the part of the data that trial weights are fitted on."""
+        """rounds: of letting errors go that an activation hides (plateau.py). only: consumers that are solved, by
+        number, on the part of the data that trial weights are fitted on."""
         self.bench, self.plan = bench, plan
         self.ridge, self.rows, self.with_reselect, self.with_streams = (
             ridge,
@@ -119,7 +68,7 @@ class Sequential:
             reselect,
             streams,
         )
-        self.swaps = swaps
+        self.swaps, self.rounds = swaps, rounds
         self.masks = plan.masks(bench.graph)
         marks = marked(bench.weights, self.masks, bench.graph)
         self.weights: dict[str, Tensor] = {**bench.weights, **marks}
@@ -173,7 +122,10 @@ class Sequential:
         self.weights[consumer.weight] = self.changed[consumer.weight] = new
 
     def visit(self, consumer: Consumer) -> None:
-        first, second = self.moments(consumer)
+        replay = self.bench.replay
+        seam = find_seam(replay, consumer.node) if self.with_streams else None
+        plateau = find_plateau(replay, consumer, seam) if self.rounds else None
+        first, second, sample = self.moments(consumer, seam, plateau)
         weight = consumer.matrix(self.bench.weights)
         keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
         ridge = self.ridge
@@ -191,7 +143,20 @@ class Sequential:
         if self.with_reselect:
             self.reselect(consumer, problem)
         keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
-        solution = solve(problem, keep, ridge=0.0)
+        if plateau is None or sample is None:
+            solution = solve(problem, keep, ridge=0.0)
+        else:
+            scale = Scale.of(plateau.norm, plateau.eps, self.bench.weights)
+            solution = relaxed(
+                problem,
+                keep,
+                sample,
+                plateau,
+                scale,
+                ridge=ridge,
+                start=weight,
+                rounds=self.rounds,
+            )
         found: dict[str, Tensor] = {}
         write(self.bench.weights, found, consumer, solution.weight, solution.bias, own=False)
         self.weights.update(found)
@@ -226,8 +191,10 @@ class Sequential:
                 mask[list(picks)] = True
                 self.masks[index] = mask
 
-    def moments(self, consumer: Consumer) -> tuple[Moments, Moments]:
-        """Pruned inputs against original outputs, the chunks that judge last."""
+    def moments(
+        self, consumer: Consumer, seam: Seam | None, plateau: Plateau | None
+    ) -> tuple[Moments, Moments, Sample | None]:
+        """Pruned inputs against original outputs, the chunks that judge last; and some rows for a plateau."""
         bench, replay = self.bench, self.bench.replay
         at = replay.index[consumer.node]
         old = consumer.matrix(bench.weights)
@@ -242,7 +209,11 @@ class Sequential:
             for _ in "ab"
         ]
         limit = -(-self.rows // len(self.chunks))
-        seam = find_seam(replay, consumer.node) if self.with_streams else None
+        few = 0
+        if plateau is not None:
+            wanted = wanted_rows(old[0].numel(), consumer.out, self.rounds)
+            few = -(-wanted // len(self.chunks))
+        samples: list[Sample] = []
         for j, chunk in enumerate(self.chunks):
             self.dense[j] = replay.advance(self.dense[j], bench.weights, at)
             self.pruned[j] = replay.advance(self.pruned[j], self.weights, at)
@@ -255,9 +226,13 @@ class Sequential:
             watch = {i: _remember(seen, i) for i in {at, end}}
             self.dense[j] = replay.advance(self.dense[j], bench.weights, end + 1, watch)
             y = targets_at(seen[at][:keep], where, consumer.kind)
+            other = None
             if seam is not None:
                 total = targets_at(seen[end][:keep], where, consumer.kind)
                 other = targets_at(self.pruned[j].values[seam.other][:keep], where, consumer.kind)
                 y = seam.before_norm(y, total - other, bench.weights)
             sums[int(judges(j))].add(rows, y)
-        return sums[0].close(), sums[1].close()
+            if plateau is not None:
+                samples.append(Sample(rows, y, other).drawn(few, self.generator))
+        sample = Sample.joined(samples) if samples else None
+        return sums[0].close(), sums[1].close(), sample
