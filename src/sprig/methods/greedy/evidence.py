@@ -15,6 +15,7 @@ from sprig.core.collect import collect
 from sprig.core.stats import Moments, merge
 from sprig.core.types import Consumer, Group
 from sprig.core.workbench import Workbench
+from sprig.methods.greedy.metric import metric_of, norm_metric
 from sprig.methods.greedy.problem import ConsumerProblem
 
 RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -34,9 +35,12 @@ def centred(bench: Workbench, consumer: Consumer) -> bool:
 
 
 def problems(
-    bench: Workbench, group: Group, moments: Mapping[str, Moments]
+    bench: Workbench, group: Group, moments: Mapping[str, Moments], *, metric: str = "norm"
 ) -> list[ConsumerProblem]:
-    """The group's consumers, each with the same say; moments without a target get the consumer's own output."""
+    """The group's consumers, each with the same say; moments without a target get the consumer's own output.
+
+    metric: how the errors of their outputs count, see metric.py.
+    """
     out = []
     for i in group.consumers:
         consumer = bench.graph.consumers[i]
@@ -44,21 +48,12 @@ def problems(
             moments[consumer.node],
             unit_columns(consumer, group.index),
             own=None if len(moments[consumer.node].target_mean) else consumer.matrix(bench.weights),
-            metric=norm_metric(bench, consumer),
+            metric=metric_of(bench, consumer, metric),
             centred=centred(bench, consumer),
         )
         power = problem_power(problem)
         out.append(replace(problem, scale=1.0 / power if power > 0 else 1.0))
     return out
-
-
-def norm_metric(bench: Workbench, consumer: Consumer) -> Tensor | None:
-    """(gamma / sigma)^2 of the batch norm behind, so that errors count as they leave it; None without one."""
-    if consumer.norm is None:
-        return None
-    variance = bench.weights[f"{consumer.norm}.running_var"].double().clamp_min(1e-12)
-    gamma = bench.weights.get(f"{consumer.norm}.weight")
-    return (1.0 if gamma is None else gamma.double().square()) / variance
 
 
 def problem_power(problem: ConsumerProblem) -> float:

@@ -45,6 +45,7 @@ class RefitConfig:
     up for what the stream has lost. ratio_pairs: sets drawn per group for the submodularity ratio; 0: none.
     columns_at_once: a group whose consumers have more columns than this is picked a few units at a time; 0: never.
     swaps: exchanges tried per group once its size is known (drop the cheapest, add the best, keep if better).
+    metric: how errors of a layer's outputs count when units are chosen: norm, identity or fisher, see metric.py.
     rounds: of letting errors go that a ReLU or the like hides from everything behind it; 0: none.
     """
 
@@ -59,6 +60,7 @@ class RefitConfig:
     ratio_pairs: int = 24
     columns_at_once: int = 1024
     swaps: int = 0
+    metric: str = "norm"
     rounds: int = 8
 
 
@@ -124,7 +126,7 @@ def group_path(
     bench: Workbench, group: Group, moments: Mapping[str, Moments], config: RefitConfig
 ) -> GroupPath:
     """The order of one group, with the error at every size."""
-    found = problems(bench, group, moments)
+    found = problems(bench, group, moments, metric=config.metric)
     widest = max(len(p.columns) for p in found)
     dtype = torch.float32 if widest >= WIDE else torch.float64
     columns = sum(len(p.columns) for p in found)
@@ -194,6 +196,7 @@ def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
             plan,
             swaps=config.swaps,
             rounds=config.rounds,
+            metric=config.metric,
             ridge=config.ridge,
             rows=config.sequential_rows,
             reselect=config.reselect,
@@ -211,7 +214,7 @@ def exchanged(bench: Workbench, plan: Plan, config: RefitConfig) -> Plan:
         picks = plan.keep.get(group.name, ())
         several = len(group.consumers) > 1 or group.index in normed(bench.graph)
         if 0 < len(picks) < group.size and (several or not config.reselect):
-            found = problems(bench, group, known.of(group))
+            found = problems(bench, group, known.of(group), metric=config.metric)
             best = swap(found, picks, size=group.size, ridge=0.0, rounds=config.swaps, tries=TRIES)
             keep[group.name] = tuple(sorted(best.picks))
     return with_cost(replace(plan, keep=keep), bench.graph)
@@ -229,7 +232,7 @@ def ratios(bench: Workbench, plan: Plan, config: RefitConfig) -> dict[str, dict[
         )
         if len(kept) in (0, group.size) or columns > RATIO_COLUMNS:
             continue
-        found = problems(bench, group, evidence_of(bench, config).of(group))
+        found = problems(bench, group, evidence_of(bench, config).of(group), metric=config.metric)
         ratio = submodularity_ratio(
             found, kept, size=group.size, ridge=0.0, most=config.ratio_pairs, generator=generator
         )
@@ -246,7 +249,7 @@ def floors(bench: Workbench, path: Path, config: RefitConfig) -> Path:
     out = {}
     for done, group in enumerate(bench.graph.prunable):
         bench.progress("lower bounds", done, len(bench.graph.prunable))
-        found = problems(bench, group, evidence_of(bench, config).of(group))
+        found = problems(bench, group, evidence_of(bench, config).of(group), metric=config.metric)
         bound = floor(
             found,
             group.size,

@@ -25,11 +25,11 @@ from sprig.methods.greedy.evidence import (
     anchored,
     centred,
     judged_ridge,
-    norm_metric,
     unit_columns,
     write,
 )
 from sprig.methods.greedy.exchange import TRIES, swap
+from sprig.methods.greedy.metric import metric_of, norm_metric
 from sprig.methods.greedy.plateau import Plateau, Sample, find_plateau, relaxed, wanted_rows
 from sprig.methods.greedy.problem import ConsumerProblem, solve
 from sprig.methods.greedy.pursuit import path as pursue
@@ -57,6 +57,7 @@ class Sequential:
         streams: bool,
         swaps: int = 0,
         rounds: int = 0,
+        metric: str = "norm",
         only: frozenset[int] | None = None,
     ) -> None:
         """rounds: of letting errors go that an activation hides (plateau.py). only: consumers that are solved, by
@@ -68,7 +69,7 @@ class Sequential:
             reselect,
             streams,
         )
-        self.swaps, self.rounds = swaps, rounds
+        self.swaps, self.rounds, self.metric = swaps, rounds, metric
         self.masks = plan.masks(bench.graph)
         marks = marked(bench.weights, self.masks, bench.graph)
         self.weights: dict[str, Tensor] = {**bench.weights, **marks}
@@ -137,7 +138,7 @@ class Sequential:
         problem = ConsumerProblem(
             moments,
             torch.full((len(moments.mean),), -1),
-            metric=norm_metric(self.bench, consumer),
+            metric=metric_of(self.bench, consumer, self.metric),
             centred=centred(self.bench, consumer),
         )
         if self.with_reselect:
