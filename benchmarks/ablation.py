@@ -110,7 +110,7 @@ def table(rows: list[Row]) -> str:
         "# What each part of `refit` brings",
         "",
         "Commands: `python benchmarks/ablation.py resnet20 --dense FOLDER`, `... photographs --photos FOLDER`. One "
-        "part changed at a time; no retraining; inputs that nothing was fitted on. ResNet-20: mean over networks (standard "
+        "part changed; no retraining; inputs that nothing was fitted on. ResNet-20: mean over networks (standard "
         "deviation of the differences to the default), 1,024 calibration images, judged on 5,000 validation images. "
         "EfficientNet-Lite0: 110 photographs in two folds, each judged once.",
         "",

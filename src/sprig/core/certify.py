@@ -1,7 +1,6 @@
 """The checks behind a certificate: each gives a claim with its number, tolerance, data, and how it was checked."""
 
 import copy
-import math
 import platform
 from collections.abc import Mapping
 from functools import partial
@@ -19,7 +18,6 @@ from sprig.core.example import Example, Inputs, inputs_of, per_sample, samples_o
 from sprig.core.graph import canonical_names
 from sprig.core.join import recounted
 from sprig.core.parts import listening
-from sprig.core.path import Path
 from sprig.core.plan import Plan
 from sprig.core.replay import Chunk, state_of
 from sprig.core.seams import each_part, plan_of
@@ -254,55 +252,6 @@ def _stated(errors: Mapping[str, float], label: str, description: str) -> Claim:
     )
 
 
-def floors(path: Path, plan: Plan, data: str) -> list[Claim]:
-    """How far any other choice of the same size could have been better, per group."""
-    detail = {}
-    gap = 0.0
-    for name, kept in plan.keep.items():
-        found = path.groups.get(name)
-        if found is None or not found.floor or not found.errors or len(kept) >= len(found.order):
-            continue
-        n = len(kept)
-        detail[name] = {"kept": n, "error": found.errors[n], "lower_bound": found.floor[n]}
-        gap = max(gap, found.floor[n] - found.errors[n])
-    if not detail:
-        return []
-    return [
-        Claim(
-            name="lower-bound",
-            statement="the error of each selection is not below the bound that holds for any choice of its size",
-            passed=gap <= 1e-9,
-            value=gap,
-            tolerance=1e-9,
-            data=data,
-            how="tail singular values of the consumers' outputs (rank at most k x block), removal costs",
-            detail=detail,
-        )
-    ]
-
-
-def submodularity(found: Mapping[str, Mapping[str, float]], data: str) -> list[Claim]:
-    """How close to diminishing returns each returned set is, and what greedy selection guarantees for it."""
-    if not found:
-        return []
-    lowest = min(float(row["ratio"]) for row in found.values())
-    exact = all(row["exact"] for row in found.values())
-    bound = 1 - math.exp(-lowest)
-    return [
-        Claim(
-            name="submodularity-ratio",
-            statement="lowest submodularity ratio of the returned sets"
-            + ("" if exact else " (over sampled sets: the true one may be lower)"),
-            passed=0 <= lowest <= 1 + 1e-9,
-            value=lowest,
-            tolerance=None,
-            data=data,
-            how="sum of single gains over joint gain, worst set found",
-            detail={"groups": {k: dict(v) for k, v in found.items()}, "greedy_reaches": bound},
-        )
-    ]
-
-
 def same(name: str, statement: str, found: str, expected: str, what: str) -> Claim:
     """Two hashes agree."""
     return Claim(
@@ -328,12 +277,10 @@ def versions() -> dict[str, str]:
 
 
 __all__ = [
-    "floors",
     "layer_errors",
     "masked_equals_shrunk",
     "recount",
     "same",
-    "submodularity",
     "versions",
     "widen",
 ]

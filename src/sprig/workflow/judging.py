@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sprig.core import certify
+from sprig.core import certify, optimality
 from sprig.core.batches import as_batches, unpack
 from sprig.core.cost import cost
 from sprig.core.example import Example
@@ -50,8 +50,8 @@ def judge(
                 other, wide, plan, label="held-out", description=held_out.description
             )
         )
-    claims += certify.floors(path, plan, triples.description)
-    claims += certify.submodularity(notes.get("submodularity", {}), triples.description)
+    claims += optimality.floors(path, plan, triples.description)
+    claims += optimality.submodularity(notes.get("submodularity", {}), triples.description)
     bench.progress("certificate", 3, 4)
     data = held_out if held_out is not None else triples
     before = _measures(bench.model, None, cost(graph), example, data)

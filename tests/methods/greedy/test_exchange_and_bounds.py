@@ -9,7 +9,7 @@ from sprig.core import greedy
 from sprig.core.errors import InputError
 from sprig.core.stats import Moments
 from sprig.methods.greedy import exchange
-from sprig.methods.greedy.bounds import _largest, floor, submodularity_ratio
+from sprig.methods.greedy.bounds import _largest, floor, reach, submodularity_ratio
 from sprig.methods.greedy.exchange import swap
 from sprig.methods.greedy.problem import ConsumerProblem
 from sprig.methods.greedy.pursuit import RefitObjective, path, value
@@ -143,6 +143,27 @@ def test_the_ratio_is_its_definition_and_gives_the_guarantee(layer, kind, block)
     best = min(value(problems, s, size=SIZE) for s in combinations(range(SIZE), 3))
     gained, possible = trail.values[0] - trail.values[-1], trail.values[0] - best
     assert gained >= (1 - torch.exp(torch.tensor(-ratio.value))) * possible
+
+
+@pytest.mark.parametrize("kind", ["plain", "correlated"])
+@pytest.mark.parametrize("block", [1, 2])
+@pytest.mark.parametrize("picks", [(0, 1, 2), (4, 5), None])
+def test_no_set_of_its_size_explains_more_than_the_ceiling(layer, kind, block, picks):
+    problems = [lay.problem for lay in pair(layer, kind, block)]
+    picks = path(problems, SIZE, steps=3).picks if picks is None else picks
+    n, empty = len(picks), value(problems, (), size=SIZE)
+    known = reach(problems, picks, size=SIZE)
+    assert known.reached == pytest.approx(empty - value(problems, picks, size=SIZE))
+    assert known.whole == pytest.approx(empty - value(problems, range(SIZE), size=SIZE))
+    singles = [value(problems, picks, size=SIZE) - value(problems, [*picks, i], size=SIZE)
+               for i in range(SIZE) if i not in picks]  # fmt: skip
+    assert known.further == pytest.approx(sum(sorted(singles)[-n:]), rel=1e-6)
+    behind = submodularity_ratio(problems, picks, size=SIZE, levels=(n,))
+    best = max(empty - value(problems, s, size=SIZE) for s in combinations(range(SIZE), n))
+    assert behind.exact and known.reached - 1e-9 <= best <= known.ceiling(behind.value) + 1e-9
+    assert known.ceiling(0.0) == known.whole
+    everyone = reach(problems, range(SIZE), size=SIZE)
+    assert everyone.ceiling(1.0) == pytest.approx(everyone.whole)
 
 
 def test_a_sampled_ratio_says_so_and_is_no_smaller(layer):

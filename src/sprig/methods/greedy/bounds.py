@@ -3,6 +3,7 @@
 All bounds speak of the value of `pursuit` (same ridge): no set of n units, with any refit, has a smaller one.
  - rank: n units add at most n x block columns, so the fitted output has at most that rank, and loses at least the
    tail of the eigenvalues of T H^-1 T^T (Eckart-Young on the rows, extended by the ridge's rows);
+ - data: f(S) + (sum of the n largest gains behind S) / gamma, gamma the submodularity ratio behind S (Das and Kempe);
  - removal: leaving out m units costs at least what leaving out any one of them costs, hence at least the
    m-th smallest single cost; and at least sum of costs / mu, mu the largest eigenvalue of the
    block-normalised H^-1, because cost(R) = |W_R B^-T|^2 in the metric of (B^-1 H^-1_RR B^-T)^-1.
@@ -10,6 +11,7 @@ Base columns are projected out before either. Consumers: a sum of lower bounds i
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from sprig.core.errors import InputError
 from sprig.greedy.ratios import Ratio, weakest_ratio
 from sprig.methods.greedy.elimination import Elimination, Start
 from sprig.methods.greedy.problem import RIDGE, ConsumerProblem, half_inverse
-from sprig.methods.greedy.pursuit import RefitObjective, inverted
+from sprig.methods.greedy.pursuit import RefitObjective, inverted, value
 
 
 def floor(
@@ -103,11 +105,13 @@ def submodularity_ratio(
     ridge: float = RIDGE,
     most: int = 2000,
     generator: torch.Generator | None = None,
+    levels: Sequence[int] | None = None,
 ) -> Ratio:
     """min over prefixes L of the picks and sets S outside L, |S| <= |picks|, of (sum of single gains) / (joint gain).
 
     That is what the guarantee of greedy selection needs (Das and Kempe). Enumerated when there are at most `most`
-    pairs; otherwise `most` random ones, for which a generator is needed, and the record says so.
+    pairs; otherwise `most` random ones, for which a generator is needed, and the record says so. levels: lengths of the
+    prefixes, all shorter than the picks if None.
     """
     starts = RefitObjective(problems, size, ridge=ridge).starts()
 
@@ -125,7 +129,42 @@ def submodularity_ratio(
 
         return pair
 
-    return weakest_ratio(after, picks, size=size, most=most, generator=generator)
+    return weakest_ratio(after, picks, size=size, most=most, generator=generator, levels=levels)
+
+
+class Reach(NamedTuple):
+    """What a set of units explains of the consumers' power, and what is known of the best set of as many."""
+
+    reached: float  # f(S)
+    whole: float  # f of all units: no set explains more
+    further: float  # the sum of the |S| largest gains behind S
+
+    def ceiling(self, ratio: float) -> float:
+        """No set of as many units explains more: f(S) + (sum of the largest gains) / ratio, or all there is."""
+        if self.further <= 0:
+            return min(self.reached, self.whole)
+        return min(self.whole, self.reached + self.further / ratio) if ratio > 0 else self.whole
+
+
+def reach(
+    problems: Sequence[ConsumerProblem],
+    picks: Sequence[int],
+    *,
+    size: int,
+    ridge: float = RIDGE,
+) -> Reach:
+    """Of one set; all parts as shares of the power that the value of `pursuit` is relative to."""
+    objective = RefitObjective(problems, size, ridge=ridge)
+    gains = torch.zeros(size, dtype=torch.float64)
+    for start in objective.starts():
+        p, q, _, _ = _after(start, picks, size)
+        gains[start.units] += Elimination(start._replace(p=p, q=q), size).gains()
+    gains[list(picks)] = 0.0
+    tops = gains.sort(descending=True).values[: len(picks)].sum()
+    errors = [value(problems, s, size=size, ridge=ridge) for s in ((), picks, range(size))]
+    return Reach(
+        errors[0] - errors[1], errors[0] - errors[2], float(tops) / (objective.power or 1.0)
+    )
 
 
 def _after(start: Start, picks: Sequence[int], size: int) -> tuple[Tensor, Tensor, Tensor, int]:

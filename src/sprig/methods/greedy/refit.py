@@ -21,7 +21,7 @@ from sprig.core.sensitivity import Trial, interpolate, measure
 from sprig.core.stats import Moments
 from sprig.core.types import Group, GroupPath, Outcome
 from sprig.core.workbench import Workbench
-from sprig.methods.greedy.bounds import floor, submodularity_ratio
+from sprig.methods.greedy.bounds import floor, reach, submodularity_ratio
 from sprig.methods.greedy.evidence import Evidence, evidence, problems, write
 from sprig.methods.greedy.exchange import TRIES, swap
 from sprig.methods.greedy.problem import solve
@@ -221,7 +221,11 @@ def exchanged(bench: Workbench, plan: Plan, config: RefitConfig) -> Plan:
 
 
 def ratios(bench: Workbench, plan: Plan, config: RefitConfig) -> dict[str, dict[str, float]]:
-    """min over sets of (sum of single gains) / (joint gain), from the picks of the plan; sampled where it is large."""
+    """How near to diminishing returns each returned set is, and what no set of its size is worth more than.
+
+    Ratios are minima over sets of (sum of single gains) / (joint gain), from beginnings of the picks and behind them;
+    sampled where there are many sets.
+    """
     out = {}
     generator = bench.generator(3)
     for group in bench.graph.prunable:
@@ -236,10 +240,24 @@ def ratios(bench: Workbench, plan: Plan, config: RefitConfig) -> dict[str, dict[
         ratio = submodularity_ratio(
             found, kept, size=group.size, ridge=0.0, most=config.ratio_pairs, generator=generator
         )
+        behind = submodularity_ratio(
+            found,
+            kept,
+            size=group.size,
+            ridge=0.0,
+            most=config.ratio_pairs,
+            generator=generator,
+            levels=(len(kept),),
+        )
+        known = reach(found, kept, size=group.size, ridge=0.0)
         out[group.name] = {
             "ratio": ratio.value,
-            "exact": float(ratio.exact),
-            "pairs": float(ratio.pairs),
+            "exact": float(ratio.exact and behind.exact),
+            "pairs": float(ratio.pairs + behind.pairs),
+            "behind": behind.value,
+            "reached": known.reached,
+            "whole": known.whole,
+            "ceiling": known.ceiling(behind.value),
         }
     return out
 

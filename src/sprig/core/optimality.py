@@ -1,0 +1,88 @@
+"""Claims about how good a selection is beside any other of its size: lower bounds, ratios, bounds on the optimum."""
+
+import math
+from collections.abc import Mapping
+
+from sprig.core.path import Path
+from sprig.core.plan import Plan
+from sprig.core.types import Claim
+
+ROUNDING = 1e-9  # a bound this near to saying nothing says nothing
+
+
+def floors(path: Path, plan: Plan, data: str) -> list[Claim]:
+    """How far any other choice of the same size could have been better, per group."""
+    detail = {}
+    gap = 0.0
+    for name, kept in plan.keep.items():
+        found = path.groups.get(name)
+        if found is None or not found.floor or not found.errors or len(kept) >= len(found.order):
+            continue
+        n = len(kept)
+        detail[name] = {"kept": n, "error": found.errors[n], "lower_bound": found.floor[n]}
+        gap = max(gap, found.floor[n] - found.errors[n])
+    if not detail:
+        return []
+    return [
+        Claim(
+            name="lower-bound",
+            statement="the error of each selection is not below the bound that holds for any choice of its size",
+            passed=gap <= 1e-9,
+            value=gap,
+            tolerance=1e-9,
+            data=data,
+            how="tail singular values of the consumers' outputs (rank at most k x block), removal costs",
+            detail=detail,
+        )
+    ]
+
+
+def submodularity(found: Mapping[str, Mapping[str, float]], data: str) -> list[Claim]:
+    """How close to diminishing returns each returned set is, and what greedy selection guarantees for it."""
+    if not found:
+        return []
+    lowest = min(float(row["ratio"]) for row in found.values())
+    exact = all(row["exact"] for row in found.values())
+    bound = 1 - math.exp(-lowest)
+    return [
+        Claim(
+            name="submodularity-ratio",
+            statement="lowest submodularity ratio of the returned sets"
+            + ("" if exact else " (over sampled sets: the true one may be lower)"),
+            passed=0 <= lowest <= 1 + 1e-9,
+            value=lowest,
+            tolerance=None,
+            data=data,
+            how="sum of single gains over joint gain, worst set found",
+            detail={"groups": {k: dict(v) for k, v in found.items()}, "greedy_reaches": bound},
+        ),
+        _optimum(found, data, exact=exact),
+    ]
+
+
+def _optimum(found: Mapping[str, Mapping[str, float]], data: str, *, exact: bool) -> Claim:
+    """What is known of the best set of each size, from the gains behind the returned one."""
+    rows = {}
+    for name, row in found.items():
+        most, reached = float(row["ceiling"]), float(row["reached"])
+        rows[name] = {
+            "reached": reached,
+            "optimum_at_most": most,
+            "share": min(1.0, reached / most) if most > 0 else 1.0,
+            # No set is worth more than all units together: a bound that says just that says nothing.
+            "bound": "vacuous" if most >= float(row["whole"]) - ROUNDING else "tells",
+        }
+    lowest = min(float(row["share"]) for row in rows.values())
+    silent = sum(row["bound"] == "vacuous" for row in rows.values())
+    return Claim(
+        name="optimum",
+        statement="each selection explains at least this share of what the best set of its size explains"
+        + ("" if exact else " (an estimate: ratios of sampled sets)")
+        + (f"; vacuous for {silent} of {len(rows)} groups" if silent else ""),
+        passed=0 <= lowest <= 1,
+        value=lowest,
+        tolerance=None,
+        data=data,
+        how="f(S) + (sum of the largest gains behind S) / (submodularity ratio there), or what all units explain",
+        detail={"groups": rows},
+    )
