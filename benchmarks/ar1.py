@@ -6,32 +6,23 @@ Rows come from X_{t+1} = sqrt(1 - a^2) X_t + e with Var e = a^2 = 0.25, neighbou
 coefficients, +-(5 sqrt(ln d / n) + N(0, 1)); noise variance 0.01 |X beta|^2 / n (the paper's text does not divide by n,
 which would drown the signal; its 100 true columns are 80 on the axes of its figure). R2 in and out of sample, how many
 picks are true, evaluations of f in all and one after another, and what is known about the picks (`guarantees`).
+The design and the arms are those of the study `weak-submodular` (src/sprig/studies).
 """
 
 import argparse
 import math
 import platform
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from sprig.greedy import LeastSquares, Selection, guarantees, maximise
+from sprig.studies.weak_submodular import Settings, regression
+from sprig.studies.weak_submodular_page import ALONE, RULES
 
 RESULTS = Path(__file__).parent / "results"
-A2 = 0.25
-RULES: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("exact", "exact", {}),
-    ("stochastic, delta 0.001", "stochastic", {"delta": 0.001}),
-    ("stochastic, delta 0.01", "stochastic", {"delta": 0.01}),
-    ("stochastic, delta 0.1", "stochastic", {"delta": 0.1}),
-    ("stochastic, delta 0.5", "stochastic", {"delta": 0.5}),
-    ("distributed, 2 parts", "distributed", {"parts": 2}),
-    ("distributed, 10 parts", "distributed", {"parts": 10}),
-)
+SHOWN = (*(name for name, _, _ in RULES[:6]), ALONE[0], RULES[6][0], ALONE[1], "random")
+KEYS = ("r2", "fresh", "true", "evaluations", "critical")
 # R2 on the training rows, share of true picks, evaluations (one after another): an earlier trial of this design
 EXPECTED = {
     "exact": (0.9825, 0.91, 72225),
@@ -47,65 +38,18 @@ EXPECTED = {
 }
 
 
-def design(seed: int, d: int, n: int, true: int) -> tuple[Tensor, Tensor, Tensor, Tensor, set[int]]:
-    """Training rows and targets, held-out rows and targets, and the true columns."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    x = normal(2 * n, d)
-    for t in range(1, d):
-        x[:, t] = math.sqrt(1 - A2) * x[:, t - 1] + math.sqrt(A2) * x[:, t]
-    support = torch.randperm(d, generator=generator)[:true]
-    sign = torch.randint(2, (true,), generator=generator) * 2.0 - 1.0
-    beta = torch.zeros(d, dtype=torch.float64)
-    beta[support] = sign * (5 * math.sqrt(math.log(d) / n) + normal(true))
-    clean = x @ beta
-    y = clean + normal(2 * n) * (0.1 * clean[:n].norm() / math.sqrt(n))
-    return x[:n], y[:n], x[n:], y[n:], set(support.tolist())
-
-
-def held_out(x: Tensor, y: Tensor, new: Tensor, target: Tensor, picks: Sequence[int]) -> float:
-    """R2 of the regression on the picks, on rows that nothing was chosen by."""
-    chosen = list(picks)
-    mean, level = x[:, chosen].mean(0), y.mean()
-    weights = torch.linalg.lstsq(x[:, chosen] - mean, (y - level)[:, None]).solution[:, 0]
-    left = target - level - (new[:, chosen] - mean) @ weights
-    return 1 - float(left.square().sum() / (target - target.mean()).square().sum())
-
-
 def run(seed: int, args: argparse.Namespace) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
-    """Figures of each way to pick, and what is known about some of them."""
-    x, y, new, target, support = design(seed, args.features, args.rows, args.true)
-    objective, k = LeastSquares(x, y), args.picks
-    rows, said = dict[str, tuple[float, ...]](), dict[str, str]()
-
-    def note(name: str, picks: Sequence[int], found: Selection | None = None) -> None:
-        rows[name] = (
-            objective.worth(picks),
-            held_out(x, y, new, target, picks),
-            len(support & set(picks)) / len(picks),
-            math.nan if found is None else found.evaluations,
-            math.nan if found is None else found.critical,
-        )
+    """Figures of each way to pick, and what is known about some of them: the study's, in the order of the page."""
+    settings = Settings(
+        seeds=(0,), features=args.features, rows=args.rows, true=args.true, picks=args.picks, ratios=args.pairs
+    )  # fmt: skip
+    found = regression(settings, seed)
+    rows = {}
+    for name in SHOWN:
+        arm = found["arms"][name]
+        rows[name] = tuple(math.nan if arm[key] is None else arm[key] for key in KEYS)
         print(seed, name, *(round(value, 4) for value in rows[name]), flush=True)
-
-    for name, rule, options in RULES:
-        found = maximise(objective, k, rule=rule, seed=seed, **options)
-        note(name, found.picks, found)
-        if rule == "distributed":
-            parts = options["parts"]
-            draw = torch.Generator().manual_seed(seed)
-            part = torch.randint(parts, (args.features,), generator=draw).tolist()
-            local = [s for s in found.sets if len({part[i] for i in s}) == 1]
-            assert len(local) == parts
-            note(f"best part alone, {parts} parts", max(local, key=objective.worth))
-        if seed == 0 and name in ("exact", "stochastic, delta 0.1", "distributed, 10 parts"):
-            said[name] = str(guarantees(objective, found, most=args.pairs))
-    generator = torch.Generator().manual_seed(seed)
-    note("random", torch.randperm(args.features, generator=generator)[:k].tolist())
-    return rows, said
+    return rows, found["known"]
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ LONG: dict[str, tuple[int, str]] = {}
 CORE_NEEDS = {"torch", "numpy", "scipy", "safetensors", "sprig"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 MAY_PRINT = {"cli", "report"}
-NO_FRONT_DOOR = ("core", "training", "methods", "models", "data", "report", "callbacks")
+NO_FRONT_DOOR = ("core", "training", "methods", "models", "data", "report", "callbacks", "studies")
 
 
 def _tree(path: Path) -> ast.Module:

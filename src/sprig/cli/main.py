@@ -27,6 +27,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "report": "Show a run in the terminal and write its HTML report.",
         "compare": "Several runs side by side.",
         "methods": "The methods that `prune` and `train` know.",
+        "study": "Put a claim of a paper to the test: table, plot, verdict.",
     }
 )
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -1,0 +1,348 @@
+"""Study `rates`: from figures to tables, plots and findings."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sprig.studies.record import Conclusion, Curve, Figures, Finding, Plot, Table
+from sprig.studies.statistics import Mean, above, below, crossing, mean, slope
+
+if TYPE_CHECKING:
+    from sprig.studies.rates import Settings
+
+ARMS = (
+    "from scratch",
+    "trained net, greedy",
+    "trained net, greedy, trained further",
+    "random pool, greedy",
+    "random pool, refit",
+    "trained net, random subset",
+)
+ABSENT = "–"
+
+
+def conclude(settings: "Settings", found: Mapping[str, Figures]) -> Conclusion:
+    """Tables, plots and findings."""
+    picks = [found[f"picks {s}"]["rows"] for s in settings.seeds]
+    nets = [found[f"networks {s}"] for s in settings.seeds]
+    slopes = {
+        (row["points"], row["target"]): _rates(settings, [rows[at] for rows in picks])
+        for at, row in enumerate(picks[0])
+    }
+    curves = {arm: _curve(nets, arm) for arm in ARMS}
+    findings = (*_of_picks(settings, slopes), *_of_networks(settings, nets, curves))
+    tables = (_slopes_table(settings, slopes), *_network_tables(settings, nets, curves))
+    plots = (*_pick_plots(settings, picks), *_network_plots(nets, curves))
+    notes = (
+        "Slopes are those of least squares through ln(loss − floor) over ln n, one per seed; the interval is "
+        "Student's over "
+        ""
+        "seeds, since the points of one path depend on each other.",
+        f"The random pool's outer weights were set to {', '.join(format(n['scale'], 'g') for n in nets)} by "
+        "validation.",
+    )
+    return Conclusion(tables, plots, findings, notes)
+
+
+def _rates(settings: "Settings", rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Slopes and levels of one kind of problem over the seeds."""
+    low, high = settings.span
+    out: dict[str, Any] = {
+        "greedy": [],
+        "raw": [],
+        "random": [],
+        "level": [],
+        "over": [],
+        "distinct": [],
+    }
+    for row in rows:
+        at = [i for i, n in enumerate(row["grid"]) if low <= n <= high]
+        xs = [row["grid"][i] for i in at]
+        excess = [max(row["greedy"][i] - row["floor"], 0.0) for i in at]
+        out["greedy"].append(slope(xs, excess))
+        out["raw"].append(slope(xs, [row["greedy"][i] for i in at]))
+        out["random"].append(slope(xs, [row["random"][i] for i in at]))
+        near = min(range(len(row["grid"])), key=lambda i: abs(row["grid"][i] - 100))
+        out["level"].append(row["greedy"][near] - row["floor"])
+        out["over"].append(row["random"][near] / max(row["greedy"][near], 1e-300))
+        out["distinct"].append(row["distinct"][-1])
+        out["near"] = row["grid"][near]
+    return out
+
+
+def _seen(values: Sequence[float | None]) -> Mean | None:
+    """The mean over those seeds where a slope could be taken."""
+    known = [v for v in values if v is not None]
+    return mean(known) if known else None
+
+
+def _of_picks(settings: "Settings", slopes: Mapping[Any, dict[str, Any]]) -> list[Finding]:
+    low, high = min(settings.points), max(settings.points)
+    near, far = (slopes[m, "inside"] for m in (low, high))
+    steep, flat = _seen(near["greedy"]), _seen(far["greedy"])
+    assert steep is not None and flat is not None
+    ahead = math.exp(mean([math.log(v) for v in far["over"]]).value)
+    sampled = _seen(far["random"])
+    off = slopes[high, "off hull"]
+    raw, freed = _seen(off["raw"]), _seen(off["greedy"])
+    distinct = [d for m in settings.points for d in slopes[m, "inside"]["distinct"]]
+    return [
+        Finding(
+            f"The loss of greedy picks falls like n⁻² in {low} dimensions",
+            below(steep, -1.5),
+            f"slope {steep} over n = {settings.span[0]} to {settings.span[1]}, target inside the hull.",
+        ),
+        Finding(
+            f"It does not in {high} dimensions",
+            above(flat, -1.5),
+            f"slope {flat}; by dimensions: "
+            + ", ".join(f"{m}: {_seen(slopes[m, 'inside']['greedy'])}" for m in settings.points)
+            + ".",
+        ),
+        Finding(
+            "There too greedy picks are far ahead of random ones, in level if not in slope",
+            ahead >= 10,
+            f"{high} dimensions, {far['near']} picks: {ahead:,.0f} times lower loss (geometric mean); slope of "
+            "random "
+            ""
+            f"subsets {sampled}.",
+        ),
+        Finding(
+            "Outside the hull the loss levels off at the hull's distance",
+            None if raw is None else above(raw, -0.1),
+            f"{high} dimensions: slope {raw} as it is, {freed if freed else 'not to be had'} after the floor is "
+            "subtracted.",
+        ),
+        Finding(
+            "Picks are not neurons: many are picked again",
+            max(distinct) < settings.picks,
+            f"{settings.picks} picks took {min(distinct)} to {max(distinct)} different neurons.",
+        ),
+    ]
+
+
+def _curve(nets: Sequence[Figures], arm: str) -> dict[str, Any]:
+    """Geometric means over the seeds at the sizes that all of them reached."""
+    rows = [net["arms"].get(arm, {"n": [], "train": [], "test": []}) for net in nets]
+    common = sorted(set.intersection(*(set(row["n"]) for row in rows)))
+    out: dict[str, Any] = {"n": common}
+    for key in ("train", "test"):
+        values = [[row[key][row["n"].index(n)] for row in rows] for n in common]
+        out[key] = [math.exp(mean([math.log(v) for v in seen]).value) for seen in values]
+        out[f"{key} range"] = [(min(seen), max(seen)) for seen in values]
+        out[f"{key} slopes"] = [
+            slope(common, [seen[i] for seen in values]) for i in range(len(rows))
+        ]
+    return out
+
+
+def _cross(ours: Mapping[str, Any], theirs: Mapping[str, Any], key: str) -> str:
+    common = [n for n in ours["n"] if n in theirs["n"]]
+    a, b = ([c[key][c["n"].index(n)] for n in common] for c in (ours, theirs))
+    found = crossing(common, a, b)
+    ahead = [n for n, p, q in zip(common, a, b) if p < q]
+    if not common:
+        return "no width in common"
+    if found is not None:
+        return (
+            f"from {found:.0f} neurons on"
+            if found > common[0]
+            else f"at every width ({common[0]} to {common[-1]})"
+        )
+    return (
+        f"at {', '.join(map(str, ahead))} only"
+        if ahead
+        else f"at no width ({common[0]} to {common[-1]})"
+    )
+
+
+def _of_networks(
+    settings: "Settings", nets: Sequence[Figures], curves: Mapping[str, Any]
+) -> list[Finding]:
+    scratch = curves["from scratch"]
+    plain, tuned, pool = (
+        curves[a]
+        for a in (
+            "trained net, greedy",
+            "trained net, greedy, trained further",
+            "random pool, greedy",
+        )
+    )
+
+    def crosses(arm: Mapping[str, Any], key: str) -> bool:
+        common = [n for n in arm["n"] if n in scratch["n"]]
+        a, b = ([c[key][c["n"].index(n)] for n in common] for c in (arm, scratch))
+        return crossing(common, a, b) is not None
+
+    def at_last(arm: Mapping[str, Any], key: str) -> str:
+        n = arm["n"][-1]
+        return f"{arm[key][-1]:.2e} against {scratch[key][scratch['n'].index(n)]:.2e} at {n}"
+
+    reached = max(plain["n"], default=0)
+    subset = curves["trained net, random subset"]
+    same = [n for n in plain["n"] if n in subset["n"]]
+    gain = [subset["test"][subset["n"].index(n)] / plain["test"][plain["n"].index(n)] for n in same]
+    floors = mean([n["floors"]["random pool"] for n in nets]).value
+    return [
+        Finding(
+            "Picks from a trained wide network, as they are, get below training from scratch (training loss)",
+            crosses(plain, "train") if plain["n"] else None,
+            f"below it {_cross(plain, scratch, 'train')}"
+            + (
+                f"; {at_last(plain, 'train')} neurons; more than {reached} different ones were not reached in all "
+                "seeds."
+                if plain["n"]
+                else "."
+            ),
+        ),
+        Finding(
+            "Picks from a trained wide network and trained further get below training from scratch (test loss)",
+            crosses(tuned, "test") if tuned["n"] else None,
+            f"below it {_cross(tuned, scratch, 'test')}; without further training {_cross(plain, scratch, 'test')}.",
+        ),
+        Finding(
+            "Picks from a random pool do not get below training from scratch",
+            not crosses(pool, "train") if pool["n"] else None,
+            f"training loss below it {_cross(pool, scratch, 'train')}, with refitted outer weights "
+            f"{_cross(curves['random pool, refit'], scratch, 'train')}; on test points "
+            f"{_cross(pool, scratch, 'test')} and "
+            ""
+            f"{_cross(curves['random pool, refit'], scratch, 'test')}; distance of the pool's hull {floors:.1e}.",
+        ),
+        Finding(
+            "Which neurons of the trained network stay matters",
+            min(gain) > 1 if gain else None,
+            (
+                f"a random subset has {min(gain):.1f} to {max(gain):.1f} times the test loss of greedy picks."
+                if gain
+                else "no common width."
+            ),
+        ),
+    ]
+
+
+def _slopes_table(settings: "Settings", slopes: Mapping[Any, dict[str, Any]]) -> Table:
+    rows = []
+    for (points, target), row in slopes.items():
+        level = math.exp(mean([math.log(max(v, 1e-300)) for v in row["level"]]).value)
+        ahead = math.exp(mean([math.log(v) for v in row["over"]]).value)
+        shown = [_seen(row[k]) for k in ("greedy", "raw", "random")]
+        rows.append(
+            (
+                str(points),
+                target,
+                *(ABSENT if s is None else str(s) for s in shown),
+                f"{level:.1e}" if level > 1e-15 else "below 1e-15",
+                f"{ahead:,.3g}×",
+                f"{min(row['distinct'])} to {max(row['distinct'])}",
+            )
+        )
+    return Table(
+        f"Picks from {settings.pool} random neurons: log-log slopes over n = {settings.span[0]} to "
+        f"{settings.span[1]}, "
+        ""
+        "mean over seeds [95%]",
+        (
+            "dimensions",
+            "target",
+            "greedy − floor",
+            "greedy as it is",
+            "random subset",
+            f"greedy − floor at about {_near(slopes)}",
+            "random / greedy there",
+            f"different neurons in {settings.picks} picks",
+        ),
+        tuple(rows),
+        "Greedy picks are with replacement. A random subset's loss for a target that is not the pool's mean levels "
+        "off at the "
+        ""
+        "mean's own error, so its slope above −1 there is that bias.",
+    )
+
+
+def _near(slopes: Mapping[Any, dict[str, Any]]) -> int:
+    return int(next(iter(slopes.values()))["near"])
+
+
+def _network_tables(
+    settings: "Settings", nets: Sequence[Figures], curves: Mapping[str, Any]
+) -> list[Table]:
+    out = []
+    for key, words in (("train", "training"), ("test", "test")):
+        rows = []
+        for arm, curve in curves.items():
+            cells = [
+                f"{curve[key][curve['n'].index(n)]:.1e}" if n in curve["n"] else ABSENT
+                for n in settings.widths
+            ]
+            fitted = _seen(curve[f"{key} slopes"])
+            rows.append((arm, *cells, ABSENT if fitted is None else str(fitted)))
+        wide = math.exp(mean([math.log(net["wide"][key]) for net in nets]).value)
+        out.append(
+            Table(
+                f"Networks: {words} loss by different neurons, geometric mean over seeds",
+                ("arm", *map(str, settings.widths), "slope [95%]"),
+                tuple(rows),
+                f"The trained network of {settings.wide} has {wide:.1e}; the target's mean square is "
+                f"{mean([net['power'] for net in nets]).value:.2g}. {ABSENT}: not reached, or not asked for, in "
+                "every "
+                "seed.",
+            )
+        )
+    return out
+
+
+def _pick_plots(settings: "Settings", picks: Sequence[Sequence[Mapping[str, Any]]]) -> list[Plot]:
+    curves = []
+    for m in (min(settings.points), max(settings.points)):
+        same = [
+            row
+            for rows in picks
+            for row in rows
+            if row["points"] == m and row["target"] == "inside"
+        ]
+        grid = same[0]["grid"]
+        for key, name in (("greedy", "greedy picks"), ("random", "random subset")):
+            points = tuple(
+                (
+                    float(n),
+                    math.exp(mean([math.log(max(row[key][i], 1e-300)) for row in same]).value),
+                )
+                for i, n in enumerate(grid)
+            )
+            curves.append(Curve(f"{name}, {m} dimensions", points))
+    return [
+        Plot(
+            "Loss over picks, target inside the hull",
+            "picks n",
+            "mean squared error",
+            tuple(curves),
+            True,
+            True,
+        )
+    ]
+
+
+def _network_plots(nets: Sequence[Figures], curves: Mapping[str, Any]) -> list[Plot]:
+    out = []
+    for key, words in (("train", "Training"), ("test", "Test")):
+        drawn = tuple(
+            Curve(
+                arm,
+                tuple(zip(map(float, c["n"]), c[key])),
+                tuple((float(n), *ends) for n, ends in zip(c["n"], c[f"{key} range"])),
+            )
+            for arm, c in curves.items()
+            if c["n"]
+        )
+        out.append(
+            Plot(
+                f"{words} loss over different neurons",
+                "different neurons",
+                "mean squared error",
+                drawn,
+                True,
+                True,
+            )
+        )
+    return out
