@@ -16,6 +16,9 @@ from safetensors.torch import load_model
 
 import sprig
 from sprig.callbacks import huggingface
+from sprig.methods.penalties.halo import Halo
+from sprig.methods.penalties.scope import Scope
+from sprig.methods.penalties.shrinker import Shrinker
 from sprig.models.pretrained import save_pretrained
 from sprig.models.specs import build
 
@@ -143,3 +146,52 @@ def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.Monkey
     graph = sprig.trace(net, (torch.ones(2, 2),))
     with pytest.raises(sprig.InputError, match=r"pip install torch-sprig\[hf\]"):
         bare.KeepMasks(sprig.Plan({}, {}, graph.fingerprint), graph)
+    with pytest.raises(sprig.InputError, match=r"pip install torch-sprig\[hf\]"):
+        bare.Shrinks(lambda model: model)
+
+
+def halo(**more: Any) -> huggingface.Shrinks:
+    settings = Halo(xi=0.1, psi=1e-3, mode="proximal", rate=50.0)
+    scope = Scope(exclude=("*embeddings*",))
+    return huggingface.Shrinks(
+        lambda model: Shrinker(model, settings, scope=scope, steps=12), **more
+    )
+
+
+def test_a_resumed_penalty_ends_with_the_same_bits(tmp_path: Path) -> None:
+    def fresh() -> nn.Module:
+        torch.manual_seed(0)
+        return build(SPEC)
+
+    whole, callback = fresh(), halo()
+    job = trainer(whole, tmp_path / "a", [callback], save_strategy="epoch", seed=3)
+    job.train()
+    zeros = sum(int((p == 0).sum()) for p in callback.shrinker.weights)
+    assert zeros > 0
+    assert callback.shrinker.step == 6
+    assert not callback.shrinker._handles  # let go at the end
+    rest, again = fresh(), halo()
+    middle = tmp_path / "a" / "checkpoint-3"
+    trainer(rest, tmp_path / "a", [again], seed=3).train(resume_from_checkpoint=str(middle))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), rest.parameters()))
+    for key in ("coefficients", "velocity"):
+        for a, b in zip(callback.shrinker.state[key], again.shrinker.state[key]):
+            assert torch.equal(a, b)
+    (middle / "penalty.safetensors").rename(tmp_path / "penalty.safetensors")
+    with pytest.raises(sprig.StoreError, match=r"goes on at step 3, but .*give the folder"):
+        trainer(fresh(), tmp_path / "a", [halo()], seed=3).train(resume_from_checkpoint=str(middle))
+    other = fresh()
+    trainer(other, tmp_path / "a", [halo(resume=tmp_path)], seed=3).train(
+        resume_from_checkpoint=str(middle)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters()))
+
+
+def test_single_weights_stay_masked(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build(SPEC)
+    name = "bert.encoder.layer.0.output.dense.weight"
+    weight = model.get_parameter(name)
+    masks = {name: weight.detach().abs() > 0.02}
+    trainer(model, tmp_path, [huggingface.KeepMasks(masks)]).train()
+    assert torch.equal(weight != 0, masks[name])

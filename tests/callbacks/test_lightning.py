@@ -14,7 +14,9 @@ pytest.importorskip("lightning")
 import lightning.pytorch as lightning
 
 import sprig
-from sprig.callbacks.lightning import KeepMasks
+from sprig.callbacks.lightning import KeepMasks, Shrinks
+from sprig.methods.penalties.halo import Halo
+from sprig.methods.penalties.shrinker import Shrinker
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -31,9 +33,9 @@ def net() -> nn.Sequential:
 
 
 class Lit(lightning.LightningModule):
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, momentum: float | None = None) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.momentum = net, momentum
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -43,6 +45,8 @@ class Lit(lightning.LightningModule):
         return nn.functional.cross_entropy(self(x), y)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        if self.momentum is not None:
+            return torch.optim.SGD(self.parameters(), lr=0.05, momentum=self.momentum)
         return torch.optim.Adam(self.parameters(), lr=0.02, weight_decay=0.01)
 
 
@@ -53,14 +57,16 @@ def planned(model: nn.Module) -> tuple[sprig.Plan, sprig.Graph]:
     ), graph
 
 
-def train(module: Any, folder: Path, callbacks: list[Any], **more: Any) -> Any:
+def train(
+    module: Any, folder: Path, callbacks: list[Any], *, start: Path | None = None, **more: Any
+) -> Any:
     data = torch.utils.data.TensorDataset(X, torch.arange(24) % 3)
     trainer = lightning.Trainer(
-        max_epochs=2, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
+        **{"max_epochs": 2, **more}, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=str(folder), callbacks=callbacks,
-        enable_checkpointing=False, log_every_n_steps=1, **more,
+        enable_checkpointing=False, log_every_n_steps=1,
     )  # fmt: skip
-    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=8))
+    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=8), ckpt_path=start)
     return trainer
 
 
@@ -135,3 +141,79 @@ def test_without_lightning_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     plan, graph = planned(model)
     with pytest.raises(sprig.InputError, match=r"pip install torch-sprig\[lightning\]"):
         bare.KeepMasks(plan, graph)
+    with pytest.raises(sprig.InputError, match=r"pip install torch-sprig\[lightning\]"):
+        bare.Shrinks(lambda net: net)
+
+
+def halo(mode: str) -> Shrinks:
+    settings = Halo(xi=1e-2, psi=1e-2, mode=mode, rate=20.0)  # type: ignore[arg-type]
+    return Shrinks(lambda net: Shrinker(net, settings, steps=12), network="net")
+
+
+def lit() -> Lit:
+    torch.manual_seed(0)
+    return Lit(net(), momentum=0.9)
+
+
+@pytest.mark.parametrize("mode", ["joint", "proximal"])
+def test_a_penalty_acts_as_in_a_loop_of_ones_own(mode: str, tmp_path: Path) -> None:
+    module, callback = lit(), halo(mode)
+    train(module, tmp_path, [callback])
+    twin = lit().net
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9)
+    shrinker = Shrinker(twin, Halo(xi=1e-2, psi=1e-2, mode=mode, rate=20.0))  # type: ignore[arg-type]
+    shrinker.attach(optimizer)
+    for _ in range(2):
+        for x, y in zip(X.split(8), (torch.arange(24) % 3).split(8)):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(twin(x), y).backward()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(module.net.parameters(), twin.parameters()))
+    for ours, theirs in zip(
+        callback.shrinker.state["coefficients"], shrinker.state["coefficients"]
+    ):
+        assert torch.equal(ours, theirs)
+        assert bool((ours != 1.0).any())
+
+
+def test_a_resumed_penalty_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole, callback = lit(), halo("proximal")
+    train(whole, tmp_path, [callback], max_epochs=4)
+    half = lit()
+    train(half, tmp_path, [halo("proximal")], max_epochs=2).save_checkpoint(tmp_path / "half.ckpt")
+    rest, again = lit(), halo("proximal")
+    train(rest, tmp_path, [again], max_epochs=4, start=tmp_path / "half.ckpt")
+    fresh = lit()  # without the penalty's state it would end elsewhere, or the test could not fail
+    stranger = halo("proximal")
+    stranger.load_state_dict = lambda state: None  # type: ignore[method-assign]
+    train(fresh, tmp_path, [stranger], max_epochs=4, start=tmp_path / "half.ckpt")
+    assert all(torch.equal(a, b) for a, b in zip(whole.net.parameters(), rest.net.parameters()))
+    assert again.shrinker.step == callback.shrinker.step == 12
+    for a, b in zip(callback.shrinker.state["velocity"], again.shrinker.state["velocity"]):
+        assert torch.equal(a, b)
+    assert not torch.equal(fresh.net[0].weight, whole.net[0].weight)  # type: ignore[index]
+
+
+def test_single_weights_stay_masked_and_their_masks_are_resumed(tmp_path: Path) -> None:
+    module = lit()
+    masks = {"0.weight": module.net[0].weight.detach().abs() > 0.2}  # type: ignore[index]
+    keep = KeepMasks(masks, network="net")
+    trainer = train(module, tmp_path, [keep])
+    assert torch.equal(module.net[0].weight != 0, masks["0.weight"])  # type: ignore[index]
+    trainer.save_checkpoint(tmp_path / "masked.ckpt")
+    rest = lit()
+    later = KeepMasks({"0.weight": torch.ones(12, 5, dtype=torch.bool)}, network="net")
+    train(rest, tmp_path, [later], max_epochs=3, start=tmp_path / "masked.ckpt")
+    assert torch.equal(rest.net[0].weight != 0, masks["0.weight"])  # type: ignore[index]
+    with pytest.raises(sprig.InputError, match="a plan speaks of a graph"):
+        KeepMasks(sprig.Plan({}, {}, "x"))
+
+
+def test_several_optimizers_are_refused(tmp_path: Path) -> None:
+    callback = halo("joint")
+
+    class Two:
+        optimizers = (1, 2)
+
+    with pytest.raises(sprig.InputError, match="training has 2 optimizers"):
+        callback.on_train_start(Two(), lit())

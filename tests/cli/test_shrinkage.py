@@ -5,10 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from sprig.core.store import load_record, read_tensors, sha256_file
+from sprig.core.compact import load_compact
+from sprig.core.store import load_record, read_tensors, sha256_file, write_tensors
 
 TINY = ["--model", "sprig:resnet20", "--model-args", "width=4"]
 SOME = ["--data", "digits", "--images", "128", "--epochs", 2, "--threads", 1]
+
+
+def read_compact(out: Path) -> dict[str, torch.Tensor]:
+    return load_compact(out / "compact.safetensors")
 
 
 def test_halo_ends_in_masks_and_finetuning_keeps_them(answer, tmp_path: Path) -> None:
@@ -25,6 +30,14 @@ def test_halo_ends_in_masks_and_finetuning_keeps_them(answer, tmp_path: Path) ->
     kept = sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
     assert kept == pytest.approx(0.3, abs=1e-3)
     assert all(torch.equal(weights[n] != 0, m.bool()) for n, m in masks.items())
+    assert read_compact(out)["conv1.weight"].equal(weights["conv1.weight"])
+    kinds = {row["kind"] for row in found["log"]}
+    assert {"layer", "law", "sweep", "spectrum", "storage"} <= kinds
+    this = next(r for r in found["log"] if r["kind"] == "sweep" and r.get("this"))
+    assert this["kept"] == pytest.approx(0.3, abs=1e-3)
+    page = (out / "report.html").read_text()
+    assert "What survives in each layer" in page
+    assert "Storage and speed of the zeros" in page
     record = load_record(out)
     assert record.plan is None
     assert record.before.params == record.after.params
@@ -36,13 +49,32 @@ def test_halo_ends_in_masks_and_finetuning_keeps_them(answer, tmp_path: Path) ->
     assert all(bool((after[n][~m.bool()] == 0).all()) for n, m in masks.items())
 
 
-def test_group_lasso_ends_in_a_smaller_network_that_can_be_used(answer, tmp_path: Path) -> None:
+def test_group_lasso_ends_in_a_smaller_network_that_can_be_used(
+    answer, sprig, tmp_path: Path
+) -> None:
     out = tmp_path / "group"
     call = ("train", *TINY, *SOME, "--method", "group-lasso", "--macs", 0.5)
     answer(*call, "--out", out)
     record = load_record(out)
     assert record.after.macs <= 0.5 * record.before.macs
     assert record.plan.method == "group-lasso"
+    assert record.certificate.passed
+    claims = {c.name for c in record.certificate.claims}
+    assert {
+        "masked-equals-shrunk-float64",
+        "recount-macs",
+        "budget-macs",
+        "layer-errors-held-out",
+    } <= claims
+    again = sprig("verify", out, "--threads", 1)
+    assert again.exit_code == 0, again.output
+    assert "claims hold" in again.output
+    trained = read_tensors(out / "trained.safetensors")
+    trained["conv1.weight"][0, 0, 0, 0] += 1e-3
+    write_tensors(out / "trained.safetensors", trained)
+    spoilt = sprig("verify", out, "--threads", 1)
+    assert spoilt.exit_code == 1
+    assert "dense network" in spoilt.output
     shown = answer("inspect", "--model", out)
     assert shown["cost"]["params"] == record.after.params
     again = tmp_path / "again"
@@ -51,6 +83,36 @@ def test_group_lasso_ends_in_a_smaller_network_that_can_be_used(answer, tmp_path
     tuned = tmp_path / "tuned"
     answer("finetune", out, "--epochs", 1, "--out", tuned, "--threads", 1)
     assert load_record(tuned).after.params == record.after.params
+
+
+def test_units_that_zeros_emptied_leave(answer, sprig, refused, tmp_path: Path) -> None:
+    out = tmp_path / "empty"
+    mlp = (
+        "train",
+        "--model",
+        "sprig:lenet-300-100",
+        "--model-args",
+        "image_size=8",
+        "--image-size",
+        8,
+        *SOME,
+    )
+    call = (*mlp, "--method", "halo", "--set", "xi=1e-2", "--set", "psi=1e-2", "--keep", 0.01)
+    answer(*call, "--remove-empty", "--out", out)
+    record = load_record(out)
+    assert record.after.macs < record.before.macs
+    masks = read_tensors(out / "masks.safetensors")
+    weights = read_tensors(out / "model.safetensors")
+    assert all(torch.equal(weights[n] != 0, m.bool()) for n, m in masks.items())
+    assert "same-function" in {c.name for c in record.certificate.claims}
+    assert record.certificate.passed
+    assert sprig("verify", out, "--threads", 1).exit_code == 0
+    tuned = tmp_path / "tuned"
+    answer("finetune", out, "--epochs", 1, "--out", tuned, "--threads", 1)
+    after = read_tensors(tuned / "model.safetensors")
+    assert all(bool((after[n][~m.bool()] == 0).all()) for n, m in masks.items())
+    line = refused(*mlp, "--method", "group-lasso", "--remove-empty", "--out", tmp_path / "no")
+    assert "--remove-empty is for methods on single weights" in line
 
 
 def test_a_model_without_groups_is_shrunk_by_weights_alone(sprig, refused, tmp_path: Path) -> None:
@@ -75,6 +137,8 @@ def test_a_model_without_groups_is_shrunk_by_weights_alone(sprig, refused, tmp_p
     assert load_record(tmp_path / "run").after.macs == 64 * 16 + 160
     line = refused(*call, "--method", "group-lasso", "--out", tmp_path / "no")
     assert "take a method on single weights" in line
+    line = refused(*call, "--method", "l1", "--remove-empty", "--out", tmp_path / "no")
+    assert "--remove-empty needs groups of channels" in line
     assert not (tmp_path / "no").exists()
 
 

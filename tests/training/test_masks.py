@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import sprig
 from sprig.training import FinetuneConfig
-from sprig.training.masks import HeldMasks, own
+from sprig.training.masks import HeldMasks, HeldZeros, own
 
 
 def net() -> nn.Module:
@@ -79,3 +79,13 @@ def test_wrappers_are_looked_through() -> None:
     assert own(nn.DataParallel(model)) is model
     assert own(torch.compile(model, backend="eager")) is model
     assert own(model) is model
+
+
+def test_masks_of_another_model_are_refused() -> None:
+    model = net()
+    for masks, found in (
+        ({"0.weight": torch.ones(6, 1, 3, 2, dtype=torch.bool)}, r"the model has \(6, 1, 3, 3\)"),
+        ({"9.weight": torch.ones(2, dtype=torch.bool)}, "the model has no such parameter"),
+    ):
+        with pytest.raises(sprig.PlanError, match=found):
+            HeldZeros(masks).begin(model)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sprig.core.folder import RunFolder
 
 MASKS = "masks.safetensors"
+COMPACT = "compact.safetensors"  # the same weights, each tensor in its smallest form
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class ShrinkOptions:
     norms: bool = option(False, "Shrink scales and shifts of norms too.")
     first: bool = option(True, "Shrink the first layer.")
     last: bool = option(True, "Shrink the last layer.")
+    remove_empty: bool = option(
+        False, "Take out units that zeros emptied: smaller, the same function."
+    )
     begin: float = option(0.0, "Epochs before the penalty acts.")
     ramp: float = option(0.0, "Epochs over which it rises.")
 
@@ -68,6 +72,10 @@ def plan_of(options: ShrinkOptions, assign: Sequence[str]) -> dict[str, Any] | N
         for unit in ("macs", "params")
         if (text := getattr(options, unit)) is not None
     }
+    if options.remove_empty and PENALTIES[options.method].groups:
+        raise InputError(
+            f"--remove-empty is for methods on single weights; {options.method} ends in a smaller network anyway"
+        )
     if limits and options.keep is not None:
         raise InputError("--keep beside a budget: give one of --keep, --macs, --params")
     return {
@@ -138,21 +146,26 @@ def train_with(
     folder: "RunFolder",
     example: Any,
     graph: Any,
+    calibration: Any,
     held_out: Any,
     config: Any,
     hook: Any,
     title: str,
     told: dict[str, Any],
+    remove_empty: bool = False,
 ) -> tuple[Any, Any, tuple[str, ...]]:
     """Train, cut, write what is beside the weights; gives the model, its record and notes."""
+    from sprig.core.compact import save_compact
     from sprig.core.cost import shares
-    from sprig.core.numbers import numbers
+    from sprig.core.store import state_of
     from sprig.core.tracing import trace
     from sprig.core.types import GroupRow, RunRecord
     from sprig.methods.penalties.run import train_and_cut
     from sprig.workflow import quality
-    from sprig.workflow.recheck import SHAPES
+    from sprig.workflow.trained import keep_cut, log_of, take_out_empty
 
+    if remove_empty and graph is None:
+        raise InputError("--remove-empty needs groups of channels, and this model gives none")
     judged = held_out is not None and "accuracy" in quality(model, None, held_out)
     found = train_and_cut(
         model,
@@ -166,6 +179,9 @@ def train_with(
         resume=True,
         **chosen,
     )
+    seed, masked = told["command"]["seed"], None
+    if remove_empty and found.plan is None:
+        masked, found = found.model, take_out_empty(found, graph, example, seed=seed)
     before = measured(found.trained, graph, held_out, example)
     after = measured(
         found.model,
@@ -174,6 +190,7 @@ def train_with(
         example,
     )
     rows: tuple[GroupRow, ...] = ()
+    certificate = None
     if found.plan is not None:
         share = shares(graph)
         everything = {g.name: tuple(range(g.size)) for g in graph.groups}
@@ -187,33 +204,31 @@ def train_with(
             )
             for g in graph.groups
         )
-        shapes = {n: list(t.shape) for n, t in found.model.state_dict().items()}
-        heads = numbers(model, found.plan.masks(graph), graph)
-        folder.put_json(SHAPES, {"shapes": shapes, "limits": {}, "numbers": heads})
-    else:
+        certificate = keep_cut(
+            folder, found, graph, example, data=calibration, eval_data=held_out,
+            budget=chosen["cut"].budget if masked is None else None, masked=masked, seed=seed,
+        )  # fmt: skip
+    if found.masks:
         folder.put_tensors(MASKS, found.masks)
+        save_compact(folder / COMPACT, state_of(found.model))
     record = RunRecord(
         title=title,
         config=told,
         plan=found.plan,
-        certificate=None,
+        certificate=certificate,
         before=before,
         after=after,
         groups=rows,
         curve=(),
-        log=(
-            *({"kind": "epoch", **row} for row in found.history),
-            *({"kind": "layer", "name": n, "kept": k} for n, k in found.kept.items()),
-            *({"kind": "note", "text": text} for text in found.notes),
-        ),
+        log=log_of(found, model, example, data=calibration, eval_data=held_out if judged else None),
     )
     return found.model, record, found.notes
 
 
 def held_masks(folder: "RunFolder") -> list[Any]:
     """A hook that keeps the zeros of a masked run, if it is one."""
-    from sprig.methods.penalties.cut import Held
+    from sprig.training.masks import HeldZeros
 
     if not folder.has(MASKS):
         return []
-    return [Held({n: m.bool() for n, m in folder.get_tensors(MASKS).items()})]
+    return [HeldZeros({n: m.bool() for n, m in folder.get_tensors(MASKS).items()})]

@@ -71,11 +71,13 @@ def run(
                 folder=folder,
                 example=example,
                 graph=graph,
+                calibration=load_data(data, loaded, split="calibration", seed=common.seed),
                 held_out=held_out,
                 config=config,
                 hook=steps(bars),
                 title=f"{title} with {shrinking.method}",
                 told=settings,
+                remove_empty=shrinking.remove_empty,
             )
         else:
             before = measured(loaded.model, graph, held_out, example)

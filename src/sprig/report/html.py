@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 from sprig.core.types import Certificate, Claim, GroupRow, RunRecord
 from sprig.report import facts, network, plots
 from sprig.report import numbers as n
+from sprig.report.shrinkage import KINDS, section
 from sprig.report.speed import speed
 from sprig.report.svg import thin
 from sprig.report.words import GLOSSARY
@@ -98,7 +99,8 @@ def _view(record: RunRecord) -> dict[str, Any]:
         ],
         "scale": (n.number(scale.low), n.number(scale.high)),
         "bounded": any(row.floor for row in curved),
-        "stages": plots.log_stages(record.log),
+        "shrinkage": section(record.log),
+        "stages": plots.log_stages([row for row in record.log if row.get("kind") not in KINDS]),
         "claims": _claims(record.certificate),
         "hashes": dict(record.certificate.hashes) if record.certificate else {},
         "versions": dict(record.certificate.versions) if record.certificate else {},

@@ -1,10 +1,12 @@
 """Masks that stay while a masked network trains: what an optimizer makes of the zeros is undone after each step."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sprig.core.errors import InputError, PlanError
 from sprig.core.norms import mark_
 from sprig.core.plan import Plan
 from sprig.core.surgery import fits, state
@@ -61,6 +63,62 @@ class HeldMasks:
             self.begin(run.model)
         elif moment is Moment.STEP_CLOSES:
             self.apply(run.model)
+
+
+class HeldZeros:
+    """Single weights held at zero: `masks` by parameter, True for what stays. Used like `HeldMasks`.
+
+    >>> net = nn.Linear(2, 1)
+    >>> HeldZeros({"weight": torch.tensor([[True, False]])}).apply(net)
+    >>> (net.weight != 0).tolist()
+    [[True, False]]
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        self.masks = dict(masks)
+
+    def begin(self, model: nn.Module) -> None:
+        """Refuse a network that the masks do not fit, then mask it."""
+        parameters = dict(model.named_parameters())
+        for name, mask in self.masks.items():
+            found = tuple(parameters[name].shape) if name in parameters else "no such parameter"
+            if found != tuple(mask.shape):
+                raise PlanError(
+                    f"{name}: the mask is {tuple(mask.shape)}, the model has {found}; use the masks of this model"
+                )
+        self.apply(model)
+
+    def apply(self, model: nn.Module) -> None:
+        """Zero in place what does not stay."""
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, mask in self.masks.items():
+                if mask.device != parameters[name].device:
+                    mask = self.masks[name] = mask.to(parameters[name].device)
+                parameters[name].masked_fill_(~mask, 0.0)
+
+    def __call__(self, moment: Moment, run: Run) -> None:
+        if moment is Moment.RUN_OPENS:
+            self.begin(run.model)
+        elif moment is Moment.STEP_CLOSES:
+            self.apply(run.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The masks: they belong to the training that they hold."""
+        return {"masks": {n: m.to(torch.uint8) for n, m in self.masks.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Masks of the training that is taken up again."""
+        self.masks = {n: m.bool() for n, m in state["masks"].items()}
+
+
+def held(plan: Plan | Outcome | Mapping[str, Tensor], graph: Graph | None) -> HeldMasks | HeldZeros:
+    """What holds the zeros of a plan, or of masks by parameter."""
+    if isinstance(plan, Plan | Outcome):
+        if graph is None:
+            raise InputError("a plan speaks of a graph; give graph=sprig.trace(model, ...)")
+        return HeldMasks(plan, graph)
+    return HeldZeros(plan)
 
 
 def own(model: Any) -> Any:

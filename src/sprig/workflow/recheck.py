@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from sprig.core import certify, optimality
-from sprig.core.batches import as_batches
+from sprig.core.batches import Triples, as_batches, count, unpack
 from sprig.core.errors import StoreError
 from sprig.core.example import restore
 from sprig.core.folder import MODEL, PLAN, RunFolder
@@ -21,11 +21,13 @@ from sprig.core.store import read_certificate, sha256_file, sha256_model
 from sprig.core.types import Certificate, Claim
 from sprig.core.workbench import Progress, Workbench, silent
 from sprig.methods import METHODS
+from sprig.methods.penalties.empty import same_function
 from sprig.workflow.byhand import graph_of
 from sprig.workflow.pieces import in_parts
 
 REPEATED = 1e-4  # how far a layer error may differ when measured again
 SHAPES, EXAMPLE = "shapes.json", "example.safetensors"
+TRAINED = "trained.safetensors"  # the dense network of a run that trained it itself
 MODULES = (
     "modules"  # in shapes.json: the submodules that were traced, where the whole model could not be
 )
@@ -54,12 +56,28 @@ def verify(
     ).certificate()
 
 
+def at_most(data: Any, samples: int | None) -> Triples:
+    """The first batches with at least so many samples together; all of them for None."""
+    triples = as_batches(data)
+    if samples is None:
+        return triples
+    held, seen = [], 0
+    for batch in triples.source:
+        held.append(batch)
+        seen += count(unpack(batch))
+        if seen >= samples:
+            break
+    return Triples(held, f"{triples.description}, the first {seen}")
+
+
 class Verification:
     """One recheck of one run folder."""
 
     def __init__(
         self, folder: RunFolder, model: nn.Module, data: Any, eval_data: Any, progress: Progress
     ) -> None:
+        if folder.has(TRAINED):
+            model = folder.load_model(copy.deepcopy(model), name=TRAINED).eval()
         self.folder, self.model, self.progress = folder, model, progress
         self.data, self.eval_data = data, eval_data
         self.old = read_certificate(folder)
@@ -87,6 +105,8 @@ class Verification:
         claims = certify.masked_equals_shrunk(
             self.model, small, self.plan, graph, example, self.old.seed
         )
+        if state.get("same"):
+            claims.append(same_function(self.model, small, example, self.old.seed))
         claims += certify.recount(small, self.plan, graph, example, limits)
         old = {c.name: c for c in self.old.claims}
         wide = certify.widen(self.model, small, self.plan, graph)
@@ -94,7 +114,7 @@ class Verification:
             name = f"layer-errors-{label}"
             if given is None or name not in old:
                 continue
-            triples = as_batches(given)
+            triples = at_most(given, state.get("samples"))
             digest = triples.digest()
             claims.append(certify.same(f"data-{label}", f"the {label} data is the one that was used",
                                        digest, self.old.hashes[f"data_{label}"], label))  # fmt: skip

@@ -9,7 +9,6 @@ from sprig.core.errors import InputError
 from sprig.core.tracing import trace
 from sprig.core.types import Budget
 from sprig.methods.penalties.cut import (
-    Held,
     apply_masks,
     keep_budget,
     keep_largest,
@@ -25,6 +24,7 @@ from sprig.methods.penalties.run import Cut, train_and_cut
 from sprig.methods.penalties.shelf import PENALTIES
 from sprig.models.resnet_small import SmallResNet
 from sprig.training import FinetuneConfig, Moment, TrainConfig, finetune
+from sprig.training.masks import HeldZeros
 
 
 def net(seed=0):
@@ -112,12 +112,12 @@ def test_budgets_of_masks_are_met_by_what_is_not_zero(unit):
 def test_held_masks_stay_while_momentum_pulls(batches):
     model = net()
     weights = {n: p.detach() for n, p in model.named_parameters() if p.ndim > 1}
-    held = Held(keep_largest(weights, 0.2))
+    held = HeldZeros(keep_largest(weights, 0.2))
     record = finetune(model, batches, config=FinetuneConfig(epochs=3, lr=0.1), hooks=[held])
     for name, p in record.model.named_parameters():
         if name in held.masks:
             assert torch.equal(p != 0, held.masks[name])
-    again = Held({})
+    again = HeldZeros({})
     again.load_state_dict(held.state_dict())
     assert all(torch.equal(m, held.masks[n]) for n, m in again.masks.items())
 

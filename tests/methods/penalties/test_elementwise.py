@@ -9,9 +9,8 @@ from sprig.core.errors import InputError
 from sprig.methods.penalties.adaptive_lasso import AdaptiveLasso
 from sprig.methods.penalties.halo import Halo
 from sprig.methods.penalties.horseshoe import Horseshoe
-from sprig.methods.penalties.l1 import L1
+from sprig.methods.penalties.l1 import L1, Ridge
 from sprig.methods.penalties.mcp import Mcp
-from sprig.methods.penalties.ridge import Ridge
 from sprig.methods.penalties.scad import Scad
 from sprig.methods.penalties.sws import Sws
 
@@ -127,7 +126,7 @@ def test_weights_and_coefficients_trained_together_end_on_the_law(generator):
 @pytest.mark.parametrize(("psi", "decay"), [(0.3, 0.0), (0.0, 0.2), (0.3, 0.2), (1e-6, 5.0)])
 def test_the_closed_form_is_the_least(psi, decay):
     """The profile over a fine grid of coefficients has its minimum where the formula says."""
-    halo = Halo(xi=0.1, psi=psi, decay=decay, mode="closed")
+    halo = Halo(xi=0.1, psi=psi, decay=decay, mode="closed", floor=1e-3)
     size = torch.tensor([0.02, 0.5, 2.0]).double()
     grid = torch.logspace(-2, 2, 200_001).double()
     for r, found in zip(size, halo.coefficients([size], {})[0]):
@@ -251,3 +250,30 @@ def test_every_argument_changes_something(penalty, generator):
 def test_settings_that_make_no_sense_are_refused(make, text):
     with pytest.raises(InputError, match=text):
         make()
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.1, 1.0])
+@pytest.mark.parametrize("xi", [1e-4, 1e-3])
+def test_a_coefficient_that_lags_behind_comes_back_without_being_thrown_far(xi, size):
+    halo = Halo(xi=xi, psi=xi)
+    weights = [torch.tensor([size, -size])]
+    state = halo.init(weights)
+    state["coefficients"][0].fill_(halo.least)  # as of a weight that was zero for long
+    seen = [halo.least]
+    for _ in range(2000):
+        halo.advance(weights, state, lr=0.1)
+        seen.append(float(state["coefficients"][0][0]))
+        assert 0.499 < seen[-1] / seen[-2] < 2.001
+    law = (2 * size) ** (1 / 3)
+    assert max(seen) < 3 * law
+    assert seen[-1] == pytest.approx(law, rel=0.01)
+
+
+def test_without_a_floor_the_pull_has_a_bound():
+    for xi in (1e-8, 1e-4, 1e-2):
+        halo = Halo(xi=xi, psi=1e-4)
+        least = torch.tensor([halo.least])
+        assert float(halo.push([torch.ones(1)], {"coefficients": [least]})[0]) <= 0.1 + 1e-6
+    assert Halo(xi=1e-4).least == pytest.approx(1e-4**0.5 / 0.1**0.5)
+    assert Halo(xi=10.0).least == 1.0  # never above the start
+    assert Halo(floor=0.2).least == 0.2

@@ -252,16 +252,16 @@ def test_a_group_penalty_in_a_training_ends_in_a_smaller_network(residual):
 def test_plans_by_share_and_by_budget(residual):
     _, _, units = bound(GroupLasso(), residual)
     scores = torch.arange(10.0) + 1
-    plan = keep_units(units, scores, keep=0.5)
+    plan = keep_units(units, scores, keep=0.5, relative=False)
     assert [len(plan.keep[n]) for n in ("enter", "up")] == [1, 5]  # one of each stays at least
     even = keep_units(units, scores, keep=0.5, per_layer=True)
     assert [even.keep[n] for n in ("enter", "up")] == [(2, 3), (3, 4, 5)]
-    half = keep_units(units, scores, budget=Budget(macs=0.5))
+    half = keep_units(units, scores, budget=Budget(macs=0.5), relative=False)
     dense = cost(units.graph)["macs"]
     assert half.cost["macs"] <= 0.5 * dense
     kept = {n: list(k) for n, k in half.keep.items()}
     best = 10 - sum(map(len, kept.values()))  # the next unit by rank is the one that does not fit
-    more = keep_units(units, scores, keep=(10 - best + 1) / 10)
+    more = keep_units(units, scores, keep=(10 - best + 1) / 10, relative=False)
     assert more.cost["macs"] > 0.5 * dense
     with pytest.raises(InputError, match="is below what is reachable"):
         keep_units(units, scores, budget=Budget(macs=0.01))
@@ -303,6 +303,22 @@ def test_what_cannot_be_grouped_is_said(residual):
     assert shrinker.statistics()["zeros"] > 0
     with pytest.raises(InputError, match="knows no units"):
         shrinker.scores()
+
+
+def test_units_of_different_groups_are_compared_by_their_share_of_the_mean(residual):
+    _, _, units = bound(GroupLasso(), residual)
+    scores = torch.ones(units.total)
+    inner = torch.nonzero(units.counts == 7)[:, 0]  # the six units of the small group
+    scores[inner] = torch.tensor([0.01, 0.02, 0.03, 0.04, 0.05, 0.06])
+    plan = keep_units(units, scores, keep=0.7)  # 7 of 10: the lowest three over their mean leave
+    assert sorted(map(len, plan.keep.values())) == [3, 4]
+    bare = keep_units(units, scores, keep=0.7, relative=False)
+    assert bare.keep == plan.keep
+    scores[inner] *= 1000  # another scale of the layer's weights: no other choice ...
+    assert keep_units(units, scores, keep=0.7).keep == plan.keep
+    assert keep_units(units, scores, keep=0.7, relative=False).keep != plan.keep  # ... but here
+    scores[inner] = 0.0
+    assert sorted(map(len, keep_units(units, scores).keep.values())) == [1, 4]
 
 
 def test_an_excluded_layer_keeps_its_whole_group(residual):

@@ -13,9 +13,8 @@ from sprig.methods.penalties.adaptive_lasso import AdaptiveLasso
 from sprig.methods.penalties.halo import Halo
 from sprig.methods.penalties.hook import Shrinking
 from sprig.methods.penalties.horseshoe import Horseshoe
-from sprig.methods.penalties.l1 import L1
+from sprig.methods.penalties.l1 import L1, Ridge
 from sprig.methods.penalties.mcp import Mcp
-from sprig.methods.penalties.ridge import Ridge
 from sprig.methods.penalties.scad import Scad
 from sprig.methods.penalties.scope import Scope, penalised
 from sprig.methods.penalties.shrinker import Ramp, Shrinker
@@ -293,3 +292,17 @@ def test_statistics_count():
     assert found["tiny"] == pytest.approx(49 / 144, abs=1e-2)
     assert found["coefficient_lowest"] == found["coefficient_highest"] == 0.5
     assert found["penalty"] == pytest.approx(shrinker.value())
+
+
+def test_an_optimiser_that_computes_gradients_inside_its_step_is_refused():
+    layer = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    Shrinker(layer, L1()).attach(optimizer)
+
+    def closure():
+        return layer(torch.ones(1, 3)).sum()
+
+    for call in (lambda: optimizer.step(closure), lambda: optimizer.step(closure=closure)):
+        with pytest.raises(InputError, match=r"inside step\(closure\)"):
+            call()
+    optimizer.step(None)

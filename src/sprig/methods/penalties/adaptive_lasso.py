@@ -11,11 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sprig.methods.penalties.listwise import State, check, check_mode, soft, total
+from sprig.methods.penalties.kinds import Pull
+from sprig.methods.penalties.listwise import State, check, soft, total
 
 
 @dataclass(frozen=True)
-class AdaptiveLasso:
+class AdaptiveLasso(Pull):
     """Small weights are pulled harder.
 
     >>> a = AdaptiveLasso(strength=1.0, floor=0.0)
@@ -30,20 +31,11 @@ class AdaptiveLasso:
     mode: Literal["push", "prox"] = "push"  # through the gradient, or with exact zeros
 
     def __post_init__(self) -> None:
-        check_mode(self.mode, ("push", "prox"))
+        super().__post_init__()
         check(
-            strength=(self.strength, self.strength >= 0, "at least 0"),
             power=(self.power, self.power >= 0, "at least 0"),
             floor=(self.floor, self.floor >= 0, "at least 0"),
         )
-
-    @property
-    def pushes(self) -> bool:
-        return self.mode == "push"
-
-    @property
-    def proximal(self) -> bool:
-        return self.mode == "prox"
 
     def init(self, weights: Sequence[Tensor]) -> State:
         sizes = [w.detach().abs() + self.floor for w in weights]
@@ -59,9 +51,6 @@ class AdaptiveLasso:
 
     def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
         return soft(weights, torch._foreach_mul(state["factors"], lr * self.strength))
-
-    def advance(self, weights: Sequence[Tensor], state: State, *, lr: float) -> State:
-        return state
 
     def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
         return self.strength * total([c * w.abs() for c, w in zip(state["factors"], weights)])

@@ -5,35 +5,84 @@ xi r / l^2 + psi l + decay/2 l^2, times a multiplicity n that the step leaves ou
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from sprig.methods.penalties.listwise import total
+from sprig.methods.penalties.listwise import State, check, check_mode, total
 
+PULL = 0.1  # the largest pull on a weight, where no least coefficient is given
 NEWTON = 12  # steps; the function is convex and the start lies above its root
 
 
+@dataclass(frozen=True)
 class Law(Protocol):
-    """The settings that these functions read."""
+    """The settings of both, and what follows from them alone."""
+
+    xi: float = 1e-4  # of the weights' part
+    psi: float = 1e-4  # of the coefficients' part
+    decay: float = 0.0  # weight decay of the coefficients
+    start: float = 1.0  # first coefficient of each
+    floor: float | None = None  # least coefficient; none: where the pull xi / l^2 is 0.1
+    rate: float = 200.0  # learning rate of the coefficients, in those of the weights
+    momentum: float = 0.9  # of the coefficients
+    mode: Literal["joint", "closed", "proximal"] = "joint"  # as published, by formula, exact zeros
+    budget: float = 0.0  # mean coefficient to stay near; 0: none
+    square: bool = False  # budget by the squared distance
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode, ("joint", "closed", "proximal"))
+        check(
+            xi=(self.xi, self.xi >= 0, "at least 0"),
+            psi=(self.psi, self.psi >= 0, "at least 0"),
+            decay=(self.decay, self.decay >= 0, "at least 0"),
+            start=(self.start, self.start > 0, "more than 0"),
+            floor=(
+                self.floor,
+                self.floor is None or 0 < self.floor <= self.start,
+                f"in (0, {self.start}], the start, or none",
+            ),
+            rate=(self.rate, self.rate >= 0, "at least 0"),
+            momentum=(self.momentum, 0 <= self.momentum < 1, "in [0, 1)"),
+            budget=(self.budget, self.budget >= 0, "at least 0"),
+        )
+        if self.mode == "closed":
+            plain = self.budget == 0 and not self.square
+            check(
+                budget=(self.budget, plain, "0 without square in mode closed: there is no formula"),
+                psi=(self.psi, self.psi + self.decay > 0, "psi or decay above 0 in mode closed"),
+            )
 
     @property
-    def xi(self) -> float: ...
+    def least(self) -> float:
+        """The least coefficient. Without a bound, a weight that comes near zero is thrown far beyond it."""
+        if self.floor is not None:
+            return self.floor
+        return min(self.start, max(1e-6, (self.xi / PULL) ** 0.5))
+
     @property
-    def psi(self) -> float: ...
+    def pushes(self) -> bool:
+        return self.mode != "proximal"
+
     @property
-    def decay(self) -> float: ...
-    @property
-    def floor(self) -> float: ...
-    @property
-    def rate(self) -> float: ...
-    @property
-    def momentum(self) -> float: ...
-    @property
-    def budget(self) -> float: ...
-    @property
-    def square(self) -> bool: ...
+    def proximal(self) -> bool:
+        return self.mode == "proximal"
+
+    def begin(self, likes: Sequence[Tensor]) -> State:
+        """The first coefficients, one for every entry of tensors like these."""
+        if self.mode == "closed":
+            return {}
+        first = [torch.full_like(like, self.start, requires_grad=False) for like in likes]
+        return {"coefficients": first, "velocity": [torch.zeros_like(c) for c in first]}
+
+    def drift(self, *, steps: int, lr: float) -> float:
+        """How far a coefficient could move in so many steps, in shares of its start, going by its own part."""
+        if self.mode == "closed":
+            return 1.0
+        slope = self.psi + self.decay * self.start
+        return steps * lr * self.rate / (1 - self.momentum) * slope / self.start
 
 
 def best(size: Tensor, law: Law) -> Tensor:
@@ -49,7 +98,7 @@ def best(size: Tensor, law: Law) -> Tensor:
             rest = law.decay * found**4 + law.psi * found**3 - goal
             slope = 4 * law.decay * found**3 + 3 * law.psi * found**2
             found = torch.where(slope > 0, found - rest / slope, found)
-    return found.clamp_min(law.floor)
+    return found.clamp_min(law.least)
 
 
 def hyper_value(coefficients: Sequence[Tensor], law: Law, counts: Tensor | None = None) -> Tensor:
@@ -90,7 +139,11 @@ def descend(
     slope: float | Tensor,
     lr: float,
 ) -> None:
-    """One step of momentum SGD on the coefficients, in place; the sizes are used up."""
+    """One step of momentum SGD on the coefficients, in place; the sizes are used up.
+
+    A departure: a coefficient at most doubles or halves in a step. Where it is small its slope is so steep that a plain
+    step leads far beyond the best value, and then takes ages to come back.
+    """
     torch._foreach_div_(sizes, coefficients)
     torch._foreach_div_(sizes, coefficients)
     torch._foreach_div_(sizes, coefficients)
@@ -99,5 +152,13 @@ def descend(
     torch._foreach_add_(velocity, float(slope))
     if law.decay > 0:
         torch._foreach_add_(velocity, coefficients, alpha=law.decay)
-    torch._foreach_add_(coefficients, velocity, alpha=-lr * law.rate)
-    torch._foreach_clamp_min_(coefficients, law.floor)
+    step = lr * law.rate
+    if step == 0:
+        return
+    torch._foreach_copy_(sizes, coefficients)
+    torch._foreach_mul_(sizes, 0.5 / step)
+    torch._foreach_clamp_max_(velocity, sizes)
+    torch._foreach_mul_(sizes, -2.0)
+    torch._foreach_clamp_min_(velocity, sizes)
+    torch._foreach_add_(coefficients, velocity, alpha=-step)
+    torch._foreach_clamp_min_(coefficients, law.least)

@@ -19,7 +19,6 @@ from sprig.core.path import with_cost
 from sprig.core.plan import Plan
 from sprig.core.types import Budget, Graph
 from sprig.methods.penalties.units import Units
-from sprig.training import Moment, Run
 
 Masks = dict[str, Tensor]
 
@@ -64,7 +63,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, mask in masks.items():
-            parameters[name].mul_(mask.to(parameters[name]))
+            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
 
 
 def positions(
@@ -139,6 +138,7 @@ def keep_units(
     keep: float | None = None,
     budget: Budget | None = None,
     per_layer: bool = False,
+    relative: bool = True,
     method: str = "",
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -146,6 +146,8 @@ def keep_units(
     """The plan that keeps the units with the best scores; every group keeps at least one.
 
     `keep`: their share, over all groups or in each; `budget`: as much as it allows; neither: all that are not zero.
+    `relative`: units of different groups are compared by their score over the mean of their group, since a norm, or the
+    layer behind, makes the scale of a layer's weights mean nothing; else by the score itself.
     """
     if keep is not None and budget is not None:
         raise InputError("give keep= or a budget, not both")
@@ -153,7 +155,7 @@ def keep_units(
         raise InputError(f"keep is {keep}, expected a share of the units in (0, 1]")
     if not bool(torch.isfinite(scores).all()):
         raise InputError("scores of units are not finite; the training diverged")
-    ranked = _ranked(units, scores.detach().cpu().double(), per_layer)
+    ranked = _ranked(units, scores.detach().cpu().double(), per_layer, relative)
     graph = units.graph
     if budget is None:
         count = int((scores > 0).sum()) if keep is None else int(keep * units.total + 1e-9)
@@ -182,8 +184,13 @@ def keep_units(
     return with_cost(plan, graph)
 
 
-def _ranked(units: Units, scores: Tensor, per_layer: bool) -> Tensor:
+def _ranked(units: Units, scores: Tensor, per_layer: bool, relative: bool) -> Tensor:
     """Numbers of the units, best first; per layer, by their place in their own group."""
+    if relative:
+        group = units.group.cpu()
+        sums = scores.new_zeros(int(group.max()) + 1).index_add(0, group, scores)
+        means = sums / group.bincount().clamp_min(1)
+        scores = torch.where(scores > 0, scores / means[group].clamp_min(1e-300), scores)
     counted = torch.where(units.counts.cpu() > 0, scores, torch.inf)  # what is not seen stays
     if per_layer:
         places = torch.zeros_like(counted)
@@ -217,22 +224,3 @@ def _refuse_unreachable(
                 f"budget {unit}={limit:,.0f} is below what is reachable: with one unit left in every group it is "
                 f"{low[unit]:,} ({low[unit] / dense[unit]:.1%} of the dense network)"
             )
-
-
-class Held:
-    """A hook that keeps masked weights at zero while training goes on, whatever momentum they have."""
-
-    def __init__(self, masks: Mapping[str, Tensor]) -> None:
-        self.masks = dict(masks)
-
-    def __call__(self, moment: Moment, run: Run) -> None:
-        if moment in (Moment.RUN_OPENS, Moment.STEP_CLOSES):
-            apply_masks(run.model, self.masks)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The masks: they belong to the training that they hold."""
-        return {"masks": {n: m.to(torch.uint8) for n, m in self.masks.items()}}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Masks of the training that is taken up again."""
-        self.masks = {n: m.bool() for n, m in state["masks"].items()}

@@ -9,80 +9,31 @@ l = (2 xi r / psi)^(1/3) is the same. The coefficients' step leaves out n_u, so 
 whatever the size of their units (a gradient step in the metric n_u).
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sprig.core.types import Graph
-from sprig.methods.penalties.coefficients import best, descend, hyper_slope, hyper_value
+from sprig.methods.penalties.coefficients import Law, best, descend, hyper_slope, hyper_value
 from sprig.methods.penalties.group_lasso import block_soft, directions
-from sprig.methods.penalties.listwise import State, check, check_mode
-from sprig.methods.penalties.units import Units, units_of
+from sprig.methods.penalties.kinds import OnUnits
+from sprig.methods.penalties.listwise import State
 
 
 @dataclass(frozen=True)
-class GroupHalo:
+class GroupHalo(Law, OnUnits):
     """A group lasso with a learned strength per unit.
 
     >>> GroupHalo(mode="closed").pushes
     True
     """
 
-    xi: float = 1e-4  # of the weights' part
-    psi: float = 1e-4  # of the coefficients' part
-    decay: float = 0.0  # weight decay of the coefficients
-    start: float = 1.0  # first coefficient of every unit
-    floor: float = 1e-2  # least coefficient: bounds the pull by xi / floor^2
-    rate: float = 200.0  # learning rate of the coefficients, in those of the weights
-    momentum: float = 0.9  # of the coefficients
     mode: Literal["joint", "closed", "proximal"] = "proximal"  # as in halo; this one gives zeros
-    budget: float = 0.0  # mean coefficient to stay near; 0: none
-    square: bool = False  # budget by the squared distance
-    units: Any = field(default=None, repr=False, compare=False, metadata={"runtime": True})
-
-    def __post_init__(self) -> None:
-        check_mode(self.mode, ("joint", "closed", "proximal"))
-        check(
-            xi=(self.xi, self.xi >= 0, "at least 0"),
-            psi=(self.psi, self.psi >= 0, "at least 0"),
-            decay=(self.decay, self.decay >= 0, "at least 0"),
-            start=(self.start, self.start > 0, "more than 0"),
-            floor=(self.floor, 0 < self.floor <= self.start, f"in (0, {self.start}], the start"),
-            rate=(self.rate, self.rate >= 0, "at least 0"),
-            momentum=(self.momentum, 0 <= self.momentum < 1, "in [0, 1)"),
-            budget=(self.budget, self.budget >= 0, "at least 0"),
-        )
-        if self.mode == "closed":
-            plain = self.budget == 0 and not self.square
-            check(
-                budget=(self.budget, plain, "0 without square in mode closed: there is no formula"),
-                psi=(self.psi, self.psi + self.decay > 0, "psi or decay above 0 in mode closed"),
-            )
-
-    @property
-    def pushes(self) -> bool:
-        return self.mode != "proximal"
-
-    @property
-    def proximal(self) -> bool:
-        return self.mode == "proximal"
-
-    def members(self, graph: Graph, model: nn.Module, allowed: Collection[str]) -> Units:
-        """The units that this penalty shrinks."""
-        return units_of(graph, model, allowed)
-
-    def over(self, units: Units) -> "GroupHalo":
-        """The same penalty on these units."""
-        return replace(self, units=units)
 
     def init(self, weights: Sequence[Tensor]) -> State:
-        if self.mode == "closed":
-            return {}
-        first = weights[0].new_full((self.units.total,), self.start)
-        return {"coefficients": [first], "velocity": [torch.zeros_like(first)]}
+        return self.begin([weights[0].new_empty(self.units.total)])
 
     def _counts(self, weights: Sequence[Tensor]) -> Tensor:
         return self.units.counts.to(weights[0].dtype)
@@ -125,10 +76,3 @@ class GroupHalo:
         coefficients = self.coefficients(weights, state)
         pulled = (self._pull(weights, state) * self.units.norms(weights)).sum()
         return pulled + hyper_value(coefficients, self, self._counts(weights))
-
-    def drift(self, *, steps: int, lr: float) -> float:
-        """How far a coefficient could move in so many steps, in shares of its start, going by its own part."""
-        if self.mode == "closed":
-            return 1.0
-        slope = self.psi + self.decay * self.start
-        return steps * lr * self.rate / (1 - self.momentum) * slope / self.start

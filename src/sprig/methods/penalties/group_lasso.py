@@ -2,22 +2,22 @@
 
 With w_u all weights that make unit u (see units.py) and n_u their number:
 
-    group:   value = s sum_u sqrt(n_u) |w_u|_2            prox: w_u times (1 - lr s sqrt(n_u) / |w_u|)_+
-    sparse:  value = s [ (1 - m) sum_u sqrt(n_u) |w_u|_2 + m sum_j |w_j| ]      prox: soft threshold, then the group's
+    value = s [ (1 - m) sum_u sqrt(n_u) |w_u|_2 + m sum_j |w_j| ]        m = 0: the group lasso
+    prox:   soft threshold by lr s m, then w_u times (1 - lr s (1 - m) sqrt(n_u) / |w_u|)_+
 
 s → strength, m → mix. A unit of a residual stream has rows in every layer that writes to it: it shrinks as one.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sprig.core.types import Graph
-from sprig.methods.penalties.listwise import State, check, check_mode, soft, total
-from sprig.methods.penalties.units import Units, units_of
+from sprig.methods.penalties.kinds import OnUnits, Pull
+from sprig.methods.penalties.listwise import State, check, soft, total
+from sprig.methods.penalties.units import Units
 
 
 def directions(weights: Sequence[Tensor], units: Units, strength: Tensor) -> list[Tensor]:
@@ -35,8 +35,34 @@ def block_soft(weights: Sequence[Tensor], units: Units, threshold: Tensor) -> li
     return [w * f for w, f in zip(weights, units.spread(factor, weights, other=1.0))]
 
 
+class Grouped(Pull, OnUnits, Protocol):
+    """Both forms."""
+
+    @property
+    def mix(self) -> float: ...
+
+    def _scale(self, weights: Sequence[Tensor]) -> Tensor:
+        return self.strength * (1 - self.mix) * self.units.counts.to(weights[0].dtype).sqrt()
+
+    def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
+        grouped = directions(weights, self.units, self._scale(weights))
+        if self.mix == 0:
+            return grouped
+        return [g + self.strength * self.mix * w.sign() for g, w in zip(grouped, weights)]
+
+    def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
+        alone = soft(weights, lr * self.strength * self.mix) if self.mix else weights
+        return block_soft(alone, self.units, lr * self._scale(weights))
+
+    def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
+        grouped = (self._scale(weights) * self.units.norms(weights)).sum()
+        if self.mix == 0:
+            return grouped
+        return self.strength * self.mix * total([w.abs() for w in weights]) + grouped
+
+
 @dataclass(frozen=True)
-class GroupLasso:
+class GroupLasso(Grouped):
     """Whole units go to zero.
 
     >>> GroupLasso(strength=1e-3).proximal
@@ -45,49 +71,11 @@ class GroupLasso:
 
     strength: float = 1e-4  # pull on a unit, per square root of its weights
     mode: Literal["push", "prox"] = "prox"  # through the gradient, or with exact zeros
-    units: Any = field(default=None, repr=False, compare=False, metadata={"runtime": True})
-
-    def __post_init__(self) -> None:
-        check_mode(self.mode, ("push", "prox"))
-        check(strength=(self.strength, self.strength >= 0, "at least 0"))
-
-    @property
-    def pushes(self) -> bool:
-        return self.mode == "push"
-
-    @property
-    def proximal(self) -> bool:
-        return self.mode == "prox"
-
-    def members(self, graph: Graph, model: nn.Module, allowed: Collection[str]) -> Units:
-        """The units that this penalty shrinks."""
-        return units_of(graph, model, allowed)
-
-    def over(self, units: Units) -> "GroupLasso":
-        """The same penalty on these units."""
-        return replace(self, units=units)
-
-    def init(self, weights: Sequence[Tensor]) -> State:
-        return {}
-
-    def _scale(self, weights: Sequence[Tensor]) -> Tensor:
-        return self.strength * self.units.counts.to(weights[0].dtype).sqrt()
-
-    def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
-        return directions(weights, self.units, self._scale(weights))
-
-    def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
-        return block_soft(weights, self.units, lr * self._scale(weights))
-
-    def advance(self, weights: Sequence[Tensor], state: State, *, lr: float) -> State:
-        return state
-
-    def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
-        return (self._scale(weights) * self.units.norms(weights)).sum()
+    mix: ClassVar[float] = 0.0
 
 
 @dataclass(frozen=True)
-class SparseGroupLasso:
+class SparseGroupLasso(Grouped):
     """Whole units go to zero, and single weights in those that stay.
 
     >>> SparseGroupLasso().mix
@@ -97,48 +85,7 @@ class SparseGroupLasso:
     strength: float = 1e-4  # of the whole penalty
     mix: float = 0.5  # share of L1; 0 is group lasso, 1 is L1
     mode: Literal["push", "prox"] = "prox"  # through the gradient, or with exact zeros
-    units: Any = field(default=None, repr=False, compare=False, metadata={"runtime": True})
 
     def __post_init__(self) -> None:
-        check_mode(self.mode, ("push", "prox"))
-        check(
-            strength=(self.strength, self.strength >= 0, "at least 0"),
-            mix=(self.mix, 0 <= self.mix <= 1, "in [0, 1]"),
-        )
-
-    @property
-    def pushes(self) -> bool:
-        return self.mode == "push"
-
-    @property
-    def proximal(self) -> bool:
-        return self.mode == "prox"
-
-    def members(self, graph: Graph, model: nn.Module, allowed: Collection[str]) -> Units:
-        """The units that this penalty shrinks."""
-        return units_of(graph, model, allowed)
-
-    def over(self, units: Units) -> "SparseGroupLasso":
-        """The same penalty on these units."""
-        return replace(self, units=units)
-
-    def init(self, weights: Sequence[Tensor]) -> State:
-        return {}
-
-    def _scale(self, weights: Sequence[Tensor]) -> Tensor:
-        return self.strength * (1 - self.mix) * self.units.counts.to(weights[0].dtype).sqrt()
-
-    def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
-        grouped = directions(weights, self.units, self._scale(weights))
-        return [g + self.strength * self.mix * w.sign() for g, w in zip(grouped, weights)]
-
-    def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
-        alone = soft(weights, lr * self.strength * self.mix)
-        return block_soft(alone, self.units, lr * self._scale(weights))
-
-    def advance(self, weights: Sequence[Tensor], state: State, *, lr: float) -> State:
-        return state
-
-    def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
-        alone = self.strength * self.mix * total([w.abs() for w in weights])
-        return alone + (self._scale(weights) * self.units.norms(weights)).sum()
+        super().__post_init__()
+        check(mix=(self.mix, 0 <= self.mix <= 1, "in [0, 1]"))

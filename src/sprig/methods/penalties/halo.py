@@ -17,17 +17,16 @@ form); `square` for psi n (mean l - budget)^2, a departure: the square of the pa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sprig.methods.penalties.coefficients import best, descend, hyper_slope, hyper_value
-from sprig.methods.penalties.listwise import State, check, check_mode, soft, total
+from sprig.methods.penalties.coefficients import Law, best, descend, hyper_slope, hyper_value
+from sprig.methods.penalties.listwise import State, soft, total
 
 
 @dataclass(frozen=True)
-class Halo:
+class Halo(Law):
     """A lasso with a learned strength per weight.
 
     >>> halo = Halo(xi=1.0, psi=2.0, mode="closed")
@@ -35,50 +34,8 @@ class Halo:
     [tensor([2., 1.])]
     """
 
-    xi: float = 1e-4  # of the weights' part
-    psi: float = 1e-4  # of the coefficients' part
-    decay: float = 0.0  # weight decay of the coefficients
-    start: float = 1.0  # first coefficient of every weight
-    floor: float = 1e-3  # least coefficient: bounds the pull by xi / floor^2
-    rate: float = 200.0  # learning rate of the coefficients, in those of the weights
-    momentum: float = 0.9  # of the coefficients
-    mode: Literal["joint", "closed", "proximal"] = "joint"  # as published, by formula, exact zeros
-    budget: float = 0.0  # mean coefficient to stay near; 0: none
-    square: bool = False  # budget by the squared distance
-
-    def __post_init__(self) -> None:
-        check_mode(self.mode, ("joint", "closed", "proximal"))
-        closed = self.mode == "closed"
-        check(
-            xi=(self.xi, self.xi >= 0, "at least 0"),
-            psi=(self.psi, self.psi >= 0, "at least 0"),
-            decay=(self.decay, self.decay >= 0, "at least 0"),
-            start=(self.start, self.start > 0, "more than 0"),
-            floor=(self.floor, 0 < self.floor <= self.start, f"in (0, {self.start}], the start"),
-            rate=(self.rate, self.rate >= 0, "at least 0"),
-            momentum=(self.momentum, 0 <= self.momentum < 1, "in [0, 1)"),
-            budget=(self.budget, self.budget >= 0, "at least 0"),
-        )
-        if closed:
-            plain = self.budget == 0 and not self.square
-            check(
-                budget=(self.budget, plain, "0 without square in mode closed: there is no formula"),
-                psi=(self.psi, self.psi + self.decay > 0, "psi or decay above 0 in mode closed"),
-            )
-
-    @property
-    def pushes(self) -> bool:
-        return self.mode != "proximal"
-
-    @property
-    def proximal(self) -> bool:
-        return self.mode == "proximal"
-
     def init(self, weights: Sequence[Tensor]) -> State:
-        if self.mode == "closed":
-            return {}
-        first = [torch.full_like(w, self.start, requires_grad=False) for w in weights]
-        return {"coefficients": first, "velocity": [torch.zeros_like(c) for c in first]}
+        return self.begin(weights)
 
     @torch.no_grad()
     def coefficients(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
@@ -113,10 +70,3 @@ class Halo:
         coefficients = self.coefficients(weights, state)
         pulled = total([w.abs() / c.square() for w, c in zip(weights, coefficients)])
         return self.xi * pulled + hyper_value(coefficients, self)
-
-    def drift(self, *, steps: int, lr: float) -> float:
-        """How far a coefficient could move in so many steps, in shares of its start, going by its own part."""
-        if self.mode == "closed":
-            return 1.0
-        slope = self.psi + self.decay * self.start
-        return steps * lr * self.rate / (1 - self.momentum) * slope / self.start

@@ -16,13 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sprig.methods.penalties.listwise import State, check, check_mode, total
+from sprig.methods.penalties.kinds import Pull
+from sprig.methods.penalties.listwise import State, check, total
 
 ROUNDS = 40  # halvings in the prox
 
 
 @dataclass(frozen=True)
-class Horseshoe:
+class Horseshoe(Pull):
     """Pulls small weights hard and large ones hardly.
 
     >>> push = Horseshoe(strength=1.0).push([torch.tensor([0.02, 2.0])], {})[0]
@@ -36,23 +37,11 @@ class Horseshoe:
     mode: Literal["push", "prox"] = "push"  # through the gradient, or after the step
 
     def __post_init__(self) -> None:
-        check_mode(self.mode, ("push", "prox"))
+        super().__post_init__()
         check(
-            strength=(self.strength, self.strength >= 0, "at least 0"),
             scale=(self.scale, self.scale > 0, "more than 0"),
             floor=(self.floor, self.floor > 0, "more than 0"),
         )
-
-    @property
-    def pushes(self) -> bool:
-        return self.mode == "push"
-
-    @property
-    def proximal(self) -> bool:
-        return self.mode == "prox"
-
-    def init(self, weights: Sequence[Tensor]) -> State:
-        return {}
 
     def _pull(self, weight: Tensor) -> Tensor:
         """push / w: positive, falling in |w|."""
@@ -74,9 +63,6 @@ class Horseshoe:
                 low, high = torch.where(above, low, middle), torch.where(above, middle, high)
             found.append(torch.copysign((low + high) / 2, w) if self.strength > 0 else w.clone())
         return found
-
-    def advance(self, weights: Sequence[Tensor], state: State, *, lr: float) -> State:
-        return state
 
     def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
         e2, a2 = self.floor**2, self.scale**2

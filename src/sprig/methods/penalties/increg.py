@@ -13,16 +13,14 @@ A departure: where a group has reached its target, the factors of what stays ret
 """
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sprig.core.types import Graph
+from sprig.methods.penalties.kinds import OnUnits
 from sprig.methods.penalties.listwise import State, check
-from sprig.methods.penalties.units import Units, units_of
 
 
 def increment(rank: Tensor, target: int, *, step: float, curve: float) -> Tensor:
@@ -40,7 +38,7 @@ def increment(rank: Tensor, target: int, *, step: float, curve: float) -> Tensor
 
 
 @dataclass(frozen=True)
-class IncReg:
+class IncReg(OnUnits):
     """Removes units one by one while it trains.
 
     >>> IncReg(keep=0.5).targets(10)
@@ -52,7 +50,6 @@ class IncReg:
     ceiling: float = 0.05  # a unit whose factor comes here is removed
     curve: float = 0.25  # increment at the centre, in shares of the largest
     every: int = 1  # steps between two updates
-    units: Any = field(default=None, repr=False, compare=False, metadata={"runtime": True})
 
     def __post_init__(self) -> None:
         check(
@@ -70,14 +67,6 @@ class IncReg:
     @property
     def proximal(self) -> bool:
         return True  # removed units are held at zero
-
-    def members(self, graph: Graph, model: nn.Module, allowed: Collection[str]) -> Units:
-        """The units that this penalty shrinks."""
-        return units_of(graph, model, allowed)
-
-    def over(self, units: Units) -> "IncReg":
-        """The same penalty on these units."""
-        return replace(self, units=units)
 
     def targets(self, size: int) -> int:
         """Units to remove from a group of this size; at least one stays."""

@@ -1,43 +1,24 @@
-"""L1: every weight is pulled towards zero with the same force (Tibshirani 1996).
+"""L1 and ridge: every weight is pulled towards zero, by one force for all or in proportion to itself.
 
-value = s sum |w|;  push = s sign(w);  prox = soft threshold by lr s.  s → strength.
+L1, the lasso (Tibshirani 1996):   value = s sum |w|;    push = s sign(w);  prox = soft threshold by lr s
+ridge (Hoerl and Kennard 1970):    value = s/2 sum w^2;  push = s w;        prox = w / (1 + lr s)
+
+s → strength. Ridge is the control among penalties: weight decay, which makes nothing zero.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from sprig.methods.penalties.listwise import State, check, check_mode, soft, total
+from sprig.methods.penalties.kinds import Pull
+from sprig.methods.penalties.listwise import State, soft, total
 
 
-@dataclass(frozen=True)
-class L1:
-    """The lasso.
-
-    >>> L1(strength=0.5).push([torch.tensor([2.0, -3.0])], {})
-    [tensor([ 0.5000, -0.5000])]
-    """
-
-    strength: float = 5e-4  # pull on every weight
-    mode: Literal["push", "prox"] = "push"  # through the gradient, or with exact zeros
-
-    def __post_init__(self) -> None:
-        check_mode(self.mode, ("push", "prox"))
-        check(strength=(self.strength, self.strength >= 0, "at least 0"))
-
-    @property
-    def pushes(self) -> bool:
-        return self.mode == "push"
-
-    @property
-    def proximal(self) -> bool:
-        return self.mode == "prox"
-
-    def init(self, weights: Sequence[Tensor]) -> State:
-        return {}
+class Lasso(Pull, Protocol):
+    """L1 on whatever weights it is given."""
 
     def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
         out = list(torch._foreach_sign(list(weights)))
@@ -47,8 +28,38 @@ class L1:
     def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
         return soft(weights, lr * self.strength)
 
-    def advance(self, weights: Sequence[Tensor], state: State, *, lr: float) -> State:
-        return state
-
     def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
         return self.strength * total([w.abs() for w in weights])
+
+
+@dataclass(frozen=True)
+class L1(Lasso):
+    """The lasso.
+
+    >>> L1(strength=0.5).push([torch.tensor([2.0, -3.0])], {})
+    [tensor([ 0.5000, -0.5000])]
+    """
+
+    strength: float = 5e-4  # pull on every weight
+    mode: Literal["push", "prox"] = "push"  # through the gradient, or with exact zeros
+
+
+@dataclass(frozen=True)
+class Ridge(Pull):
+    """Squared size.
+
+    >>> Ridge(strength=0.5).prox([torch.tensor([3.0])], {}, lr=1.0)
+    [tensor([2.])]
+    """
+
+    strength: float = 5e-4  # pull per size of the weight
+    mode: Literal["push", "prox"] = "push"  # through the gradient, or after the step
+
+    def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
+        return list(torch._foreach_mul(list(weights), self.strength))
+
+    def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
+        return list(torch._foreach_mul(list(weights), 1 / (1 + lr * self.strength)))
+
+    def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
+        return self.strength / 2 * total([w.square() for w in weights])

@@ -11,11 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sprig.methods.penalties.listwise import State, check, check_mode, least, total
+from sprig.methods.penalties.kinds import Pull
+from sprig.methods.penalties.listwise import State, check, least, total
 
 
 @dataclass(frozen=True)
-class Mcp:
+class Mcp(Pull):
     """Large weights are left alone.
 
     >>> Mcp(strength=1.0, knee=2.0).push([torch.tensor([1.0, -3.0])], {})
@@ -27,22 +28,10 @@ class Mcp:
     mode: Literal["push", "prox"] = "push"  # through the gradient, or with exact zeros
 
     def __post_init__(self) -> None:
-        check_mode(self.mode, ("push", "prox"))
+        super().__post_init__()
         check(
-            strength=(self.strength, self.strength >= 0, "at least 0"),
             knee=(self.knee, self.knee > 0, "more than 0"),
         )
-
-    @property
-    def pushes(self) -> bool:
-        return self.mode == "push"
-
-    @property
-    def proximal(self) -> bool:
-        return self.mode == "prox"
-
-    def init(self, weights: Sequence[Tensor]) -> State:
-        return {}
 
     def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
         slope = torch._foreach_abs(list(weights))
@@ -66,9 +55,6 @@ class Mcp:
     def _cost(self, size: Tensor) -> Tensor:
         inside = size.clamp_max(self.knee)
         return self.strength * (inside - inside.square() / (2 * self.knee))
-
-    def advance(self, weights: Sequence[Tensor], state: State, *, lr: float) -> State:
-        return state
 
     def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
         return total([self._cost(w.abs()) for w in weights])

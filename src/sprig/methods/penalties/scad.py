@@ -11,11 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sprig.methods.penalties.listwise import State, check, check_mode, least, total
+from sprig.methods.penalties.kinds import Pull
+from sprig.methods.penalties.listwise import State, check, least, total
 
 
 @dataclass(frozen=True)
-class Scad:
+class Scad(Pull):
     """Large weights are left alone, middling ones a little less.
 
     >>> Scad(strength=1.0, threshold=1.0, a=3.0).push([torch.tensor([0.5, 2.0, 4.0])], {})
@@ -28,23 +29,11 @@ class Scad:
     mode: Literal["push", "prox"] = "push"  # through the gradient, or with exact zeros
 
     def __post_init__(self) -> None:
-        check_mode(self.mode, ("push", "prox"))
+        super().__post_init__()
         check(
-            strength=(self.strength, self.strength >= 0, "at least 0"),
             threshold=(self.threshold, self.threshold > 0, "more than 0"),
             a=(self.a, self.a > 1, "more than 1"),
         )
-
-    @property
-    def pushes(self) -> bool:
-        return self.mode == "push"
-
-    @property
-    def proximal(self) -> bool:
-        return self.mode == "prox"
-
-    def init(self, weights: Sequence[Tensor]) -> State:
-        return {}
 
     def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
         end, width = self.a * self.threshold, (self.a - 1) * self.threshold
@@ -73,9 +62,6 @@ class Scad:
         first = size.clamp_max(t)
         second = size.clamp(t, end) - t  # of slope 1 - second / ((a - 1) t)
         return self.strength * (first + second - second.square() / (2 * (end - t)))
-
-    def advance(self, weights: Sequence[Tensor], state: State, *, lr: float) -> State:
-        return state
 
     def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
         return total([self._cost(w.abs()) for w in weights])

@@ -16,9 +16,8 @@ from sprig.methods.penalties.halo import Halo
 from sprig.methods.penalties.horseshoe import Horseshoe
 from sprig.methods.penalties.increg import IncReg
 from sprig.methods.penalties.l0 import L0
-from sprig.methods.penalties.l1 import L1
+from sprig.methods.penalties.l1 import L1, Ridge
 from sprig.methods.penalties.mcp import Mcp
-from sprig.methods.penalties.ridge import Ridge
 from sprig.methods.penalties.scad import Scad
 from sprig.methods.penalties.sws import Sws
 
@@ -35,6 +34,7 @@ class Shrinkage:
     reference: str
     kind: Kind = "weights"
     groups: bool = False  # acts on the graph's groups: ends in a plan and a smaller network
+    relative: bool = True  # units of different groups are compared by size over their group's mean
 
     @property
     def ends(self) -> str:
@@ -66,7 +66,7 @@ PENALTIES: Mapping[str, Shrinkage] = MappingProxyType(
                       "ours, after Seto et al. 2021", "units", True),
             Shrinkage("bn-slimming", "L1 on the scales of batch norms", BnSlimming,
                       "Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming",
-                      "units", True),
+                      "units", True, relative=False),
             Shrinkage("increg", "an L2 factor per unit that grows or falls by rank", IncReg,
                       "Wang et al. 2018, Structured Pruning for Efficient ConvNets via Incremental Regularization",
                       "units", True),

@@ -111,7 +111,7 @@ class Shrinker:
         """Act at every `optimizer.step()` from now on; warns (or tells) where the settings can do nothing."""
         if self._handles:
             raise InputError("this penalty is attached already; detach it first")
-        lr, boost = self._rate(optimizer)
+        lr, boost = self.rate(optimizer)
         idle = self.idle(lr=lr, boost=boost)
         if idle is not None:
             if tell is not None:
@@ -119,11 +119,16 @@ class Shrinker:
             else:
                 warnings.warn(idle, stacklevel=2)
 
-        def before(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-            self.before_step(lr=self._rate(optimizer)[0])
+        def before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            if any(callable(given) for given in (*args[1:], *kwargs.values())):
+                raise InputError(
+                    "the optimiser computes its gradients inside step(closure), after this penalty would act; call "
+                    "before_step at the end of the closure and after_step behind the step"
+                )
+            self.before_step(lr=self.rate(optimizer)[0])
 
         def after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-            rate, more = self._rate(optimizer)
+            rate, more = self.rate(optimizer)
             self.after_step(lr=rate * more)
 
         self._handles = [
@@ -258,7 +263,7 @@ class Shrinker:
         self.step = int(saved["step"])
         self.state = _like(saved["state"], self.state)
 
-    def _rate(self, optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+    def rate(self, optimizer: torch.optim.Optimizer) -> tuple[float, float]:
         """Learning rate of the penalised weights, and how many times a lasting gradient counts."""
         wanted = {id(w) for w in self.weights}
         found = set()

@@ -1,0 +1,221 @@
+"""The end of a training with a penalty: the cut, and what came of it. Nothing is retrained here."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sprig.core.errors import InputError
+from sprig.core.example import Example, inputs_of
+from sprig.core.plan import Plan
+from sprig.core.surgery import shrink
+from sprig.core.types import Budget, Graph
+from sprig.methods.penalties.cut import (
+    Masks,
+    apply_masks,
+    keep_budget,
+    keep_largest,
+    keep_units,
+)
+from sprig.methods.penalties.shelf import Shrinkage
+from sprig.methods.penalties.shrinker import Shrinker
+from sprig.methods.penalties.units import Units, units_of
+from sprig.methods.penalties.views import law
+from sprig.training import TrainRecord, reestimate_batch_norm
+from sprig.training.loop import epoch_seed
+
+RENEWED = 200  # batches that the statistics of batch norms are taken from
+Again = Callable[[float], nn.Module]  # share that stays → the trained network, cut like that
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How much stays. Nothing given: what is not zero, or what the method itself removes."""
+
+    keep: float | None = None  # share of the weights, or of the units
+    budget: Budget | None = None  # params= or macs=, until it is met
+    per_layer: bool = False  # the same share of every layer, or group
+    batch_norm: bool = True  # statistics of batch norms anew where units leave that were not zero
+
+    @property
+    def asked(self) -> bool:
+        return self.keep is not None or self.budget is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Shrunk:
+    """What came of it."""
+
+    model: nn.Module  # with a plan: smaller; with masks: zeros, not smaller
+    trained: nn.Module  # as training left it, before the cut
+    history: tuple[Mapping[str, Any], ...]
+    plan: Plan | None = None
+    masks: Masks = field(default_factory=dict)  # True for what stays
+    coefficients: Mapping[str, Tensor] = field(default_factory=dict)  # of methods that learn some
+    notes: tuple[str, ...] = ()  # what could not be done, or did nothing
+    law: tuple[Mapping[str, float], ...] = ()  # sizes and coefficients, see views.law
+    again: Again | None = None  # the same cut at another share; None: the method chose what stays
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """Per masked tensor, the share of weights that stay."""
+        return {n: float(m.double().mean()) for n, m in self.masks.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Ending:
+    """What is known of the cut before training ends."""
+
+    entry: Shrinkage
+    settings: Any
+    cut: Cut
+    data: Any
+    example: Example | None
+    seed: int
+    notes: list[str]
+
+    def plan(self, units: Units, scores: Tensor, *, keep: float | None = None) -> Plan:
+        """The units that stay, by their scores; `keep` in place of what the cut says."""
+        return keep_units(
+            units,
+            scores,
+            keep=self.cut.keep if keep is None else keep,
+            budget=self.cut.budget if keep is None else None,
+            per_layer=self.cut.per_layer,
+            relative=self.entry.relative,
+            method=self.entry.name,
+            settings=settings_of(self.settings),
+            seed=self.seed,
+        )
+
+    def smaller(
+        self,
+        trained: nn.Module,
+        plan: Plan,
+        graph: Graph,
+        history: Sequence[Mapping[str, Any]],
+        *,
+        rank: tuple[Units, Tensor] | None = None,
+        law: tuple[Mapping[str, float], ...] = (),
+    ) -> Shrunk:
+        """A network without the units that leave."""
+        named = {"method": self.entry.name, "config": settings_of(self.settings)}
+        plan = Plan(**{**vars(plan), **named})
+        if all(len(kept) == plan.sizes[name] for name, kept in plan.keep.items()):
+            self.notes.append("no unit left: give a cut, raise the strength, or train longer")
+
+        def again(keep: float) -> nn.Module:
+            assert rank is not None
+            return self._cut(trained, self.plan(*rank, keep=keep), graph)
+
+        return Shrunk(
+            model=self._cut(trained, plan, graph),
+            trained=trained,
+            history=tuple(history),
+            plan=plan,
+            notes=tuple(self.notes),
+            law=law,
+            again=again if rank is not None else None,
+        )
+
+    def _cut(self, trained: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
+        small = shrink(trained, plan, graph)
+        if self.cut.batch_norm and alive_leave(trained, plan, graph):
+            with torch.random.fork_rng(
+                devices=[]
+            ):  # a loader that shuffles takes torch's own numbers
+                torch.manual_seed(epoch_seed(self.seed, -1))
+                reestimate_batch_norm(small, islice(iter(self.data), RENEWED))
+        return small
+
+    def masked(
+        self, record: TrainRecord, names: Sequence[str], *, shrinker: Shrinker | None = None
+    ) -> Shrunk:
+        """A network with zeros."""
+        parameters = dict(record.model.named_parameters())
+        weights = {n: parameters[n].detach() for n in names}
+        masks = self._masks(record.model, weights)
+        empty = [n for n, m in masks.items() if not bool(m.any())]
+        if empty:
+            self.notes.append(
+                f"the cut left nothing in {', '.join(empty)}; keep a share per layer, or more"
+            )
+
+        def zeroed(masks: Masks) -> nn.Module:
+            model = copy.deepcopy(record.model)
+            apply_masks(model, masks)
+            return model
+
+        def again(keep: float) -> nn.Module:
+            return zeroed(keep_largest(weights, keep, per_layer=self.cut.per_layer))
+
+        return Shrunk(
+            model=zeroed(masks),
+            trained=record.model,
+            history=record.history,
+            masks=masks,
+            coefficients={} if shrinker is None else _coefficients(shrinker),
+            notes=tuple(self.notes),
+            law=() if shrinker is None else law(shrinker),
+            again=again,
+        )
+
+    def _masks(self, model: nn.Module, weights: Mapping[str, Tensor]) -> Masks:
+        cut = self.cut
+        if cut.keep is not None and cut.budget is not None:
+            raise InputError("give keep= or a budget, not both")
+        if cut.budget is not None:
+            args: tuple[Any, ...] = ()
+            kwargs: Mapping[str, Any] = {}
+            if cut.budget.macs is not None:
+                if self.example is None:
+                    raise InputError(
+                        "a budget of multiply-adds is counted on an example; give example="
+                    )
+                args, kwargs = inputs_of(self.example)
+            return keep_budget(model, weights, cut.budget, args=args, kwargs=kwargs)
+        if cut.keep is not None:
+            return keep_largest(weights, cut.keep, per_layer=cut.per_layer)
+        masks = {n: w != 0 for n, w in weights.items()}
+        if all(bool(m.all()) for m in masks.values()):
+            self.notes.append("no weight is zero: nothing was cut; say how much is to stay")
+        return masks
+
+
+def alive_leave(model: nn.Module, plan: Plan, graph: Graph) -> bool:
+    """Whether a plan removes units that are not zero: then it changes what the network computes."""
+    parameters = dict(model.named_parameters())
+    units = units_of(graph, model, set(parameters))
+    norms = units.norms([parameters[n].detach() for n in units.names])
+    names = {g.index: g.name for g in graph.groups}
+    kept = {name: set(numbers) for name, numbers in plan.keep.items()}
+    return any(
+        number not in kept[names[group]]
+        for group, number, norm in zip(
+            units.group.tolist(), units.number.tolist(), norms.tolist(), strict=True
+        )
+        if norm > 0 and names[group] in kept
+    )
+
+
+def _coefficients(shrinker: Shrinker) -> dict[str, Tensor]:
+    """By tensor, what the method learned beside each weight."""
+    penalty: Any = shrinker.penalty
+    if not hasattr(penalty, "coefficients"):
+        return {}
+    found = penalty.coefficients(shrinker.weights, shrinker.state)
+    return dict(zip(shrinker.names, found)) if len(found) == len(shrinker.names) else {}
+
+
+def settings_of(settings: Any) -> dict[str, Any]:
+    """The settings of a method as plain values, without what is no setting.
+
+    >>> from sprig.methods.penalties.l1 import L1
+    >>> settings_of(L1())
+    {'strength': 0.0005, 'mode': 'push'}
+    """
+    return {k: v for k, v in asdict(settings).items() if k != "units"}
