@@ -103,6 +103,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", default=None)
     parser.add_argument("--images", type=int, default=None, help="training images; all by default")
+    parser.add_argument("--judges", type=int, default=None, help="images judged on; all by default")
     parser.add_argument("--results", type=Path, default=Path("shrinkage.jsonl"))
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -117,6 +118,7 @@ def main():
     fit = (x[rest], y[rest]) if tuning else (x[order], y[order])
     fit = tuple(part[: given.images] for part in fit)
     judge = (x[held], y[held]) if tuning else tensors("test")
+    judge = tuple(part[: given.judges] for part in judge)
     every = arms(net)
     for arm in given.arms or every:
         at = given.tuned_at or given.epochs
@@ -126,7 +128,7 @@ def main():
             for seed in [0] if tuning else given.seeds:
                 key = {
                     "kind": given.what, "net": given.net, "arm": arm, "number": number, "seed": seed,
-                    "epochs": given.epochs, "images": len(fit[0]),
+                    "epochs": given.epochs, "images": len(fit[0]), "judges": len(judge[0]),
                 }  # fmt: skip
                 if any(key.items() <= r.items() for r in rows):
                     continue

@@ -152,6 +152,9 @@ def main():
     parser.add_argument("--penalty", type=int, default=4, help="epochs under the penalty")
     parser.add_argument("--after", type=int, default=2, help="epochs after the cut")
     parser.add_argument("--images", type=int, default=None, help="training images; all by default")
+    parser.add_argument(
+        "--judges", type=int, default=None, help="batches judged on; all by default"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-latency", dest="latency", action="store_false")
     parser.add_argument("--no-bf16", dest="bf16", action="store_false")
@@ -163,7 +166,7 @@ def main():
         print(page(rows))
         return
     bench, tuning = Bench(given.dense), given.what == "tune"
-    judge = bench.validation if tuning else bench.test
+    judge = (bench.validation if tuning else bench.test)[: given.judges]
     given.latency = given.latency and not tuning
     for arm in given.arms:
         if tuning and arm in PLAIN:

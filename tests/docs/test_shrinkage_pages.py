@@ -83,8 +83,8 @@ def test_the_tables_hold_every_run(script):
     assert "| l1 | strength 0.0001 | 6 | 2 |" in text
     assert "86.5 (86.0 to 87.0)" in text
     units = script("shrinkage_units")
-    row = {"seed": 0, "arm": "increg", "dense": 0.892, "left": 0.886, "end": 0.889, "removed": 0.889, "macs": 48_440,
-           "fc1": 60, "fc2": 20}  # fmt: skip
+    row = {"kind": "run", "seed": 0, "arm": "increg", "dense": 0.892, "left": 0.886, "end": 0.889, "removed": 0.889,
+           "macs": 48_440, "fc1": 60, "fc2": 20}  # fmt: skip
     assert "0.30 (0.30 to 0.30)" in units.page([row])
     groups = script("shrinkage_groups")
     one = {"kind": "run", "arm": "refit", "budget": 0.5, "seed": 0, "settings": {}, "cut": 0.93, "end": 0.935,
