@@ -30,6 +30,18 @@ def test_sizes_are_the_published_ones():
     assert sum(isinstance(m, nn.Conv2d) for m in SmallVGG().modules()) == 13
 
 
+def test_small_mobilenet_is_made_of_inverted_residuals():
+    model = REFERENCE["mobilenetv2-small"](in_channels=1)
+    depthwise = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert [m.groups for m in depthwise] == [16, 64, 96, 96, 128, 128, 256]  # four times the input
+    assert all(m.groups == m.in_channels == m.out_channels for m in depthwise)
+    blocks = [m for m in model.features if hasattr(m, "add")]
+    assert [b.add for b in blocks] == [True, False, True, False, True, False, True]
+    x = torch.randn(2, 24, 14, 14)
+    kept = blocks[2].eval()
+    assert torch.allclose(kept(x), x + kept.layers(x))
+
+
 def test_padding_shortcut_keeps_the_pixels_and_adds_zeros():
     model = SmallResNet(1, shortcut="A", width=4)
     x = torch.randn(2, 4, 8, 8)

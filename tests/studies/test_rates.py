@@ -98,6 +98,13 @@ def test_networks_beside_each_other_do_not_touch(generator: torch.Generator) -> 
         assert loss_of(part, x, y) < loss_of(alone, x, y)
 
 
+def test_effective_dimensions(generator: torch.Generator) -> None:
+    flat = torch.randn(4000, 6, generator=generator, dtype=torch.float64)
+    assert rates.effective(flat) == pytest.approx(6, abs=0.1)
+    flat[:, 1:] = 0.0
+    assert rates.effective(flat) == pytest.approx(1.0)
+
+
 def test_quick_findings(quick, finding) -> None:
     record = quick("rates")
     assert finding(record, "far ahead of random").holds is True
@@ -124,13 +131,14 @@ def test_the_verdict_follows_the_figures(quick, finding) -> None:
             row["random"] = [100 * g for g in row["greedy"]]
         arms = made[f"networks {seed}"]["arms"]
         for arm in arms.values():
-            arm["train"] = [1 / n for n in arm["n"]]
+            arm["n"] = list(settings.widths)
+            arm["train"] = arm["test"] = [1 / n for n in arm["n"]]
         scratch = arms["from scratch"]
         scratch["train"] = [0.5 / n if n < 20 else 2.0 / n for n in scratch["n"]]
     conclusion = rates.STUDY.conclude(settings, made)
     says = {f.claim: (f.holds, f.says) for f in conclusion.findings}
     (steep,) = [v for k, v in says.items() if "falls like" in k]
-    (flat,) = [v for k, v in says.items() if k.startswith("It does not in")]
+    (flat,) = [v for k, v in says.items() if k.startswith("It falls more slowly")]
     (cross,) = [v for k, v in says.items() if "as they are" in k]
     assert steep[0] is True
     assert "-2.02" in steep[1]
@@ -140,6 +148,6 @@ def test_the_verdict_follows_the_figures(quick, finding) -> None:
     assert any("random pool" in k and v[0] is False for k, v in says.items())
     (table,) = [t for t in conclusion.tables if t.title.startswith("Picks")]
     first = table.rows[0]
-    assert first[:2] == (str(min(settings.points)), "inside")
-    assert float(first[2].split()[0]) == pytest.approx(-2.02, abs=0.01)
-    assert math.isclose(float(first[6].rstrip("×")), 100.0)
+    assert (first[0], first[2]) == (str(min(settings.points)), "inside")
+    assert float(first[3].split()[0]) == pytest.approx(-2.02, abs=0.01)
+    assert math.isclose(float(first[7].rstrip("×")), 100.0)

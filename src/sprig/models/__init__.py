@@ -10,6 +10,7 @@ from types import MappingProxyType
 from torch import nn
 
 from sprig.models.lenet import LeNet5, LeNet300100
+from sprig.models.mobilenet_small import SmallMobileNetV2
 from sprig.models.resnet_small import SmallResNet, resnet20, resnet56
 from sprig.models.vgg_small import SmallVGG
 
@@ -20,7 +21,17 @@ REFERENCE: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         "resnet20": resnet20,
         "resnet56": resnet56,
         "vgg16-bn": SmallVGG,
+        "mobilenetv2-small": SmallMobileNetV2,
     }
 )
 
-__all__ = ["REFERENCE", "LeNet5", "LeNet300100", "SmallResNet", "SmallVGG", "resnet20", "resnet56"]
+__all__ = [
+    "REFERENCE",
+    "LeNet5",
+    "LeNet300100",
+    "SmallMobileNetV2",
+    "SmallResNet",
+    "SmallVGG",
+    "resnet20",
+    "resnet56",
+]

@@ -27,6 +27,18 @@ STUDIES: Mapping[str, tuple[str, str]] = MappingProxyType(
             "sprig.studies.rates",
             "Loss against the number of neurons: greedy picks, random ones, training.",
         ),
+        "random-weights": (
+            "sprig.studies.random_weights",
+            "Choosing among random weights and random neurons, beside training them.",
+        ),
+        "ball": (
+            "sprig.studies.ball",
+            "A clipped neuron on random features learns a ball; what pruning makes of it.",
+        ),
+        "finetune-or-retrain": (
+            "sprig.studies.finetune_or_retrain",
+            "A pruned network's weights, its channels or its shape: what is worth keeping.",
+        ),
         "weak-submodular": (
             "sprig.studies.weak_submodular",
             "Exact, stochastic and distributed picks of features, and what is promised.",

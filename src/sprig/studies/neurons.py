@@ -54,6 +54,10 @@ class Herd:
         """The best step with at most `count` different neurons, and its loss; None before the path gets so far."""
         if int(self.distinct[-1]) < count:
             return None
+        return self.within(count)
+
+    def within(self, count: int) -> tuple[int, float]:
+        """The same, however few neurons the path came to."""
         allowed = (self.distinct <= count).nonzero().flatten()
         best = int(self.losses[allowed].argmin())
         return int(allowed[best]), float(self.losses[allowed[best]])

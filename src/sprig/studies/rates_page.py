@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sprig.studies.record import Conclusion, Curve, Figures, Finding, Plot, Table
+from sprig.studies.rates_plots import network_plots, pick_plots
+from sprig.studies.record import Conclusion, Figures, Finding, Table
 from sprig.studies.statistics import Mean, above, below, crossing, mean, slope
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ def conclude(settings: "Settings", found: Mapping[str, Figures]) -> Conclusion:
     curves = {arm: _curve(nets, arm) for arm in ARMS}
     findings = (*_of_picks(settings, slopes), *_of_networks(settings, nets, curves))
     tables = (_slopes_table(settings, slopes), *_network_tables(settings, nets, curves))
-    plots = (*_pick_plots(settings, picks), *_network_plots(nets, curves))
+    plots = (*pick_plots(settings, picks), *network_plots(nets, curves))
     notes = (
-        "Slopes are those of least squares through ln(loss − floor) over ln n, one per seed; the interval is "
-        "Student's over "
-        ""
-        "seeds, since the points of one path depend on each other.",
-        f"The random pool's outer weights were set to {', '.join(format(n['scale'], 'g') for n in nets)} by "
-        "validation.",
+        "Slopes are those of least squares through ln(loss − floor) over ln n, one per seed; the "
+        "interval is Student's over seeds, since the points of one path depend on each other. An "
+        "arm is below another where its geometric mean is; where the paired interval at the "
+        "largest width holds zero, that cannot be told.",
+        "The random pool's outer weights were set to "
+        f"{', '.join(format(n['scale'], 'g') for n in nets)} by validation.",
     )
     return Conclusion(tables, plots, findings, notes)
 
@@ -54,6 +55,7 @@ def _rates(settings: "Settings", rows: Sequence[Mapping[str, Any]]) -> dict[str,
         "level": [],
         "over": [],
         "distinct": [],
+        "effective": [],
     }
     for row in rows:
         at = [i for i, n in enumerate(row["grid"]) if low <= n <= high]
@@ -66,6 +68,7 @@ def _rates(settings: "Settings", rows: Sequence[Mapping[str, Any]]) -> dict[str,
         out["level"].append(row["greedy"][near] - row["floor"])
         out["over"].append(row["random"][near] / max(row["greedy"][near], 1e-300))
         out["distinct"].append(row["distinct"][-1])
+        out["effective"].append(row["effective"])
         out["near"] = row["grid"][near]
     return out
 
@@ -81,6 +84,8 @@ def _of_picks(settings: "Settings", slopes: Mapping[Any, dict[str, Any]]) -> lis
     near, far = (slopes[m, "inside"] for m in (low, high))
     steep, flat = _seen(near["greedy"]), _seen(far["greedy"])
     assert steep is not None and flat is not None
+    change = mean([b - a for a, b in zip(near["greedy"], far["greedy"])])
+    slower = above(change, 0.0)
     ahead = math.exp(mean([math.log(v) for v in far["over"]]).value)
     sampled = _seen(far["random"])
     off = slopes[high, "off hull"]
@@ -93,25 +98,23 @@ def _of_picks(settings: "Settings", slopes: Mapping[Any, dict[str, Any]]) -> lis
             f"slope {steep} over n = {settings.span[0]} to {settings.span[1]}, target inside the hull.",
         ),
         Finding(
-            f"It does not in {high} dimensions",
-            above(flat, -1.5),
-            f"slope {flat}; by dimensions: "
+            f"It falls more slowly in {high} dimensions",
+            None if slower is None else above(flat, -2.0) and slower,
+            f"slope {flat}; flatter than in {low} by {change}; by dimensions: "
             + ", ".join(f"{m}: {_seen(slopes[m, 'inside']['greedy'])}" for m in settings.points)
             + ".",
         ),
         Finding(
             "There too greedy picks are far ahead of random ones, in level if not in slope",
             ahead >= 10,
-            f"{high} dimensions, {far['near']} picks: {ahead:,.0f} times lower loss (geometric mean); slope of "
-            "random "
-            ""
-            f"subsets {sampled}.",
+            f"{high} dimensions, {far['near']} picks: {ahead:,.0f} times lower loss (geometric "
+            f"mean); slope of random subsets {sampled}.",
         ),
         Finding(
             "Outside the hull the loss levels off at the hull's distance",
             None if raw is None else above(raw, -0.1),
-            f"{high} dimensions: slope {raw} as it is, {freed if freed else 'not to be had'} after the floor is "
-            "subtracted.",
+            f"{high} dimensions: slope {raw} as it is, {freed if freed else 'not to be had'} "
+            "after the floor is subtracted.",
         ),
         Finding(
             "Picks are not neurons: many are picked again",
@@ -129,6 +132,7 @@ def _curve(nets: Sequence[Figures], arm: str) -> dict[str, Any]:
     for key in ("train", "test"):
         values = [[row[key][row["n"].index(n)] for row in rows] for n in common]
         out[key] = [math.exp(mean([math.log(v) for v in seen]).value) for seen in values]
+        out[f"{key} seeds"] = values
         out[f"{key} range"] = [(min(seen), max(seen)) for seen in values]
         out[f"{key} slopes"] = [
             slope(common, [seen[i] for seen in values]) for i in range(len(rows))
@@ -169,10 +173,17 @@ def _of_networks(
         )
     )
 
-    def crosses(arm: Mapping[str, Any], key: str) -> bool:
+    def crosses(arm: Mapping[str, Any], key: str) -> bool | None:
+        """Whether the arm is below at all widths from some on; None if by no more than the seeds differ at the last."""
         common = [n for n in arm["n"] if n in scratch["n"]]
+        if not common:
+            return None
         a, b = ([c[key][c["n"].index(n)] for n in common] for c in (arm, scratch))
-        return crossing(common, a, b) is not None
+        if crossing(common, a, b) is None:
+            return False
+        ours, theirs = (c[f"{key} seeds"][c["n"].index(common[-1])] for c in (arm, scratch))
+        ahead = below(mean([math.log(p / q) for p, q in zip(ours, theirs)]), 0.0)
+        return True if ahead else None
 
     def at_last(arm: Mapping[str, Any], key: str) -> str:
         n = arm["n"][-1]
@@ -186,28 +197,34 @@ def _of_networks(
     return [
         Finding(
             "Picks from a trained wide network, as they are, get below training from scratch (training loss)",
-            crosses(plain, "train") if plain["n"] else None,
+            crosses(plain, "train"),
             f"below it {_cross(plain, scratch, 'train')}"
             + (
-                f"; {at_last(plain, 'train')} neurons; more than {reached} different ones were not reached in all "
-                "seeds."
+                f"; {at_last(plain, 'train')} neurons; more than {reached} different ones were "
+                "not reached in all seeds."
                 if plain["n"]
                 else "."
             ),
         ),
         Finding(
+            f"Trained further for {settings.tuning_steps} steps, they do (training loss)",
+            crosses(tuned, "train"),
+            f"below it {_cross(tuned, scratch, 'train')}"
+            + (f"; {at_last(tuned, 'train')} neurons." if tuned["n"] else "."),
+        ),
+        Finding(
             "Picks from a trained wide network and trained further get below training from scratch (test loss)",
-            crosses(tuned, "test") if tuned["n"] else None,
+            crosses(tuned, "test"),
             f"below it {_cross(tuned, scratch, 'test')}; without further training {_cross(plain, scratch, 'test')}.",
         ),
         Finding(
             "Picks from a random pool do not get below training from scratch",
-            not crosses(pool, "train") if pool["n"] else None,
-            f"training loss below it {_cross(pool, scratch, 'train')}, with refitted outer weights "
-            f"{_cross(curves['random pool, refit'], scratch, 'train')}; on test points "
+            None if crosses(pool, "train") is None else not crosses(pool, "train"),
+            f"training loss below it {_cross(pool, scratch, 'train')}, with refitted outer "
+            f"weights {_cross(curves['random pool, refit'], scratch, 'train')}; on test points "
             f"{_cross(pool, scratch, 'test')} and "
-            ""
-            f"{_cross(curves['random pool, refit'], scratch, 'test')}; distance of the pool's hull {floors:.1e}.",
+            f"{_cross(curves['random pool, refit'], scratch, 'test')}; distance of the pool's "
+            f"hull {floors:.1e}.",
         ),
         Finding(
             "Which neurons of the trained network stay matters",
@@ -230,6 +247,7 @@ def _slopes_table(settings: "Settings", slopes: Mapping[Any, dict[str, Any]]) ->
         rows.append(
             (
                 str(points),
+                f"{mean(row['effective']).value:.0f}",
                 target,
                 *(ABSENT if s is None else str(s) for s in shown),
                 f"{level:.1e}" if level > 1e-15 else "below 1e-15",
@@ -238,12 +256,11 @@ def _slopes_table(settings: "Settings", slopes: Mapping[Any, dict[str, Any]]) ->
             )
         )
     return Table(
-        f"Picks from {settings.pool} random neurons: log-log slopes over n = {settings.span[0]} to "
-        f"{settings.span[1]}, "
-        ""
-        "mean over seeds [95%]",
+        f"Picks from {settings.pool} random neurons: log-log slopes over n = {settings.span[0]} "
+        f"to {settings.span[1]}, mean over seeds [95%]",
         (
             "dimensions",
+            "effective",
             "target",
             "greedy − floor",
             "greedy as it is",
@@ -253,10 +270,10 @@ def _slopes_table(settings: "Settings", slopes: Mapping[Any, dict[str, Any]]) ->
             f"different neurons in {settings.picks} picks",
         ),
         tuple(rows),
-        "Greedy picks are with replacement. A random subset's loss for a target that is not the pool's mean levels "
-        "off at the "
-        ""
-        "mean's own error, so its slope above −1 there is that bias.",
+        "Effective: the square of the summed variances of the neurons' outputs over the sum of "
+        "their squares. Greedy picks are with replacement. A random subset's loss for a target "
+        "that is not the pool's mean levels off at the mean's own error, so its slope above −1 "
+        "there is that bias.",
     )
 
 
@@ -283,66 +300,9 @@ def _network_tables(
                 f"Networks: {words} loss by different neurons, geometric mean over seeds",
                 ("arm", *map(str, settings.widths), "slope [95%]"),
                 tuple(rows),
-                f"The trained network of {settings.wide} has {wide:.1e}; the target's mean square is "
-                f"{mean([net['power'] for net in nets]).value:.2g}. {ABSENT}: not reached, or not asked for, in "
-                "every "
-                "seed.",
-            )
-        )
-    return out
-
-
-def _pick_plots(settings: "Settings", picks: Sequence[Sequence[Mapping[str, Any]]]) -> list[Plot]:
-    curves = []
-    for m in (min(settings.points), max(settings.points)):
-        same = [
-            row
-            for rows in picks
-            for row in rows
-            if row["points"] == m and row["target"] == "inside"
-        ]
-        grid = same[0]["grid"]
-        for key, name in (("greedy", "greedy picks"), ("random", "random subset")):
-            points = tuple(
-                (
-                    float(n),
-                    math.exp(mean([math.log(max(row[key][i], 1e-300)) for row in same]).value),
-                )
-                for i, n in enumerate(grid)
-            )
-            curves.append(Curve(f"{name}, {m} dimensions", points))
-    return [
-        Plot(
-            "Loss over picks, target inside the hull",
-            "picks n",
-            "mean squared error",
-            tuple(curves),
-            True,
-            True,
-        )
-    ]
-
-
-def _network_plots(nets: Sequence[Figures], curves: Mapping[str, Any]) -> list[Plot]:
-    out = []
-    for key, words in (("train", "Training"), ("test", "Test")):
-        drawn = tuple(
-            Curve(
-                arm,
-                tuple(zip(map(float, c["n"]), c[key])),
-                tuple((float(n), *ends) for n, ends in zip(c["n"], c[f"{key} range"])),
-            )
-            for arm, c in curves.items()
-            if c["n"]
-        )
-        out.append(
-            Plot(
-                f"{words} loss over different neurons",
-                "different neurons",
-                "mean squared error",
-                drawn,
-                True,
-                True,
+                f"The trained network of {settings.wide} has {wide:.1e}; the target's mean square "
+                f"is {mean([net['power'] for net in nets]).value:.2g}. {ABSENT}: not reached, or "
+                "not asked for, in every seed.",
             )
         )
     return out

@@ -109,8 +109,8 @@ def _continue(out: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     now = json.loads(dumps(asked))
     if before != now:
         raise InputError(
-            f"{out} holds the study {before.get('study')} with {_differs(before, now)}; "
-            "resume with the same settings, or name another folder"
+            f"{out} holds the study {before.get('study')} with {_differs(before, now)}; resume "
+            "with the same settings, or name another folder"
         )
     done = {}
     cells = out / CELLS

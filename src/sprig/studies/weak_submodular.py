@@ -192,9 +192,7 @@ STUDY = Study(
     cells=cells,
     conclude=conclude,
     budget=lambda s: (
-        f"every arm picks the same number of columns ({s.picks}, logistic {s.logistic_picks}); evaluations are "
-        "counted and "
-        ""
-        "stated per arm; nothing is tuned."
+        f"every arm picks the same number of columns ({s.picks}, logistic {s.logistic_picks}); "
+        "evaluations are counted and stated per arm; nothing is tuned."
     ),
 )

@@ -55,11 +55,9 @@ def conclude(settings: "Settings", found: Mapping[str, Figures]) -> Conclusion:
         Finding(
             "Distributed picks keep 98% of the exact picks' R2",
             worst <= CLOSE,
-            f"with 2 and 10 parts they lose {loss[parted[0]]:.2%} and {loss[parted[1]]:.2%} of {exact:.4f} in the "
-            "mean of "
-            ""
-            f"{len(first)} designs; random picks lose {loss['random']:.0%}, the singly best columns "
-            f"{loss['singly best']:.0%}.",
+            f"with 2 and 10 parts they lose {loss[parted[0]]:.2%} and {loss[parted[1]]:.2%} of "
+            f"{exact:.4f} in the mean of {len(first)} designs; random picks lose "
+            f"{loss['random']:.0%}, the singly best columns {loss['singly best']:.0%}.",
         ),
         Finding(
             "The second round is what does it: the best part alone is far lower",
@@ -80,10 +78,8 @@ def conclude(settings: "Settings", found: Mapping[str, Figures]) -> Conclusion:
             same == len(first)
             if settings.features / settings.many_parts <= settings.picks
             else None,
-            f"{many} of about {settings.features / settings.many_parts:.0f} columns, k = {settings.picks}: the "
-            "exact picks "
-            ""
-            f"in {same} of {len(first)} designs.",
+            f"{many} of about {settings.features / settings.many_parts:.0f} columns, k = "
+            f"{settings.picks}: the exact picks in {same} of {len(first)} designs.",
         ),
         Finding(
             "The bounds from eigenvalues say nothing here",
@@ -93,8 +89,9 @@ def conclude(settings: "Settings", found: Mapping[str, Figures]) -> Conclusion:
         Finding(
             "Lazy evaluation loses where columns suppress each other, and is refused",
             lazy["worse"] > 0 and lazy["refused"] == lazy["problems"],
-            f"forced, it picks worse sets in {lazy['worse']} of {lazy['problems']} small problems (R2 lower by up to "
-            f"{max(lazy['lost']):.0%}); asked plainly it is refused in {lazy['refused']}.",
+            f"forced, it picks worse sets in {lazy['worse']} of {lazy['problems']} small problems "
+            f"(R2 lower by up to {max(lazy['lost']):.0%}); asked plainly it is refused in "
+            f"{lazy['refused']}.",
         ),
         Finding(
             "Logistic regression: smaller samples, lower likelihood",
@@ -106,10 +103,8 @@ def conclude(settings: "Settings", found: Mapping[str, Figures]) -> Conclusion:
         Finding(
             "Logistic regression: distributed picks lose little too",
             max(gap) <= CLOSE * lead,
-            f"they lose {gap[0] / lead:.1%} (2 parts) and {gap[1] / lead:.1%} (10 parts) of the exact picks' lead "
-            "over random "
-            ""
-            f"ones ({lead:.3f}).",
+            f"they lose {gap[0] / lead:.1%} (2 parts) and {gap[1] / lead:.1%} (10 parts) of the "
+            f"exact picks' lead over random ones ({lead:.3f}).",
         ),
     )
     tables = (
@@ -144,12 +139,11 @@ def conclude(settings: "Settings", found: Mapping[str, Figures]) -> Conclusion:
         plots,
         findings,
         (
-            f"Synthetic regression: {settings.true} of {settings.features} columns are true, {settings.rows} rows, "
-            f"k = {settings.picks}; a new design and a new partition for each seed.",
-            "An evaluation is one gain computed exactly, with the refit it asks for; wall time depends on how "
-            "gains are "
-            ""
-            "batched and is not compared.",
+            f"Synthetic regression: {settings.true} of {settings.features} columns are true, "
+            f"{settings.rows} rows, k = {settings.picks}; a new design and a new partition for "
+            "each seed.",
+            "An evaluation is one gain computed exactly, with the refit it asks for; wall time "
+            "depends on how gains are batched and is not compared.",
         ),
     )
 
@@ -212,8 +206,9 @@ def _logistic_table(settings: "Settings", rows: Sequence[Figures]) -> Table:
         )
     nothing = mean([row["nothing"] for row in rows]).value
     return Table(
-        f"Logistic regression, {settings.logistic_picks} of about {rows[0]['features']} pixels of {settings.data}, "
-        f"class {settings.classes[0]} against {settings.classes[1]}, {rows[0]['rows']} images",
+        f"Logistic regression, {settings.logistic_picks} of about {rows[0]['features']} pixels of "
+        f"{settings.data}, class {settings.classes[0]} against {settings.classes[1]}, "
+        f"{rows[0]['rows']} images",
         (
             "picks by",
             "mean log-likelihood",
