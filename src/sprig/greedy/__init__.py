@@ -13,18 +13,23 @@ from typing import TYPE_CHECKING, Any
 from sprig.core.errors import InputError
 from sprig.greedy.bounds import Ceiling, Factor, Guarantees, guarantees
 from sprig.greedy.covers import Coverage, FacilityLocation
+from sprig.greedy.features import CURVES, FeatureCoverage
 from sprig.greedy.leastsquares import LeastSquares
 from sprig.greedy.likelihood import LogLikelihood
+from sprig.greedy.losses import gold_loss, membership_loss, reward_loss
+from sprig.greedy.network import GreedyNetwork, padded
 from sprig.greedy.ratios import Ratio, subadditivity_ratio, submodularity_ratio
 from sprig.greedy.record import Elimination, Selection, Worth
 from sprig.greedy.rules import sample_size
 from sprig.greedy.search import RULES, maximise
+from sprig.greedy.unfolded import Walk, unfold
 from sprig.greedy.wrapped import ErrorFall, SetFunction
 
 if TYPE_CHECKING:
     from sprig.greedy.selector import ForwardSelector
 
 __all__ = [
+    "CURVES",
     "RULES",
     "Ceiling",
     "Coverage",
@@ -32,19 +37,27 @@ __all__ = [
     "ErrorFall",
     "FacilityLocation",
     "Factor",
+    "FeatureCoverage",
     "ForwardSelector",
+    "GreedyNetwork",
     "Guarantees",
     "LeastSquares",
     "LogLikelihood",
     "Ratio",
     "Selection",
     "SetFunction",
+    "Walk",
     "Worth",
+    "gold_loss",
     "guarantees",
     "maximise",
+    "membership_loss",
+    "padded",
+    "reward_loss",
     "sample_size",
     "subadditivity_ratio",
     "submodularity_ratio",
+    "unfold",
 ]
 
 if not TYPE_CHECKING:

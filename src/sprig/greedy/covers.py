@@ -13,7 +13,7 @@ from torch import Tensor
 from sprig.core.errors import InputError
 
 
-def _matrix(values: Tensor, what: str) -> Tensor:
+def table(values: Tensor, what: str) -> Tensor:
     """As float64, checked: two dimensions, finite, non-negative."""
     out = torch.as_tensor(values).to(torch.float64)
     if out.ndim != 2 or 0 in out.shape:
@@ -32,14 +32,14 @@ class Coverage:
     diminishing = True
 
     def __init__(self, holds: Tensor, weights: Tensor | None = None) -> None:
-        self.holds = _matrix(holds, "what the items hold") > 0
+        self.holds = table(holds, "what the items hold") > 0
         self.size, elements = self.holds.shape
         given = torch.ones(elements) if weights is None else torch.as_tensor(weights)
         if given.shape != (elements,):
             raise InputError(
                 f"{elements} elements need as many weights, found {tuple(given.shape)}"
             )
-        self.weights = _matrix(given[None], "weights")[0]
+        self.weights = table(given[None], "weights")[0]
         self.ceiling = float(self.weights[self.holds.any(0)].sum())
 
     def start(self) -> Tensor:
@@ -88,7 +88,7 @@ class FacilityLocation:
     diminishing = True
 
     def __init__(self, similarity: Tensor) -> None:
-        self.similarity = _matrix(similarity, "similarity")
+        self.similarity = table(similarity, "similarity")
         self.size = self.similarity.shape[1]
         self.ceiling = float(self.similarity.amax(1).sum())
 

@@ -1,0 +1,444 @@
+"""Greedy networks beside what is simpler: do gradients through the picks bring more than the set function alone?
+
+    pip install --no-deps aclsum && pip install scikit-learn
+    python benchmarks/greedy_network.py run                # both tasks; a stopped run goes on where it was
+    python benchmarks/greedy_network.py page               # the table from the lines
+
+Tasks, three picks each:
+ - papers: ACLSum (Takeshita et al. 2024; the package has the data, MIT): sentences of abstract, introduction and
+   conclusion of 250 papers; people highlighted those that tell the challenge, the approach, the outcome. Its own split:
+   100 papers to train on, 50 to tune on, 100 to judge. Covered: how many of the three a highlighted pick tells. Right:
+   picks that are highlighted at all. Features of a sentence: TF-IDF of the commonest terms of the training papers,
+   section, position.
+ - claims: synthetic. 12 aspects in 30 dimensions, a claim is the sum of 3; 15 sentences, each about one aspect, 1 to 3
+   for each that the claim has; noise 0.2. Covered: aspects of the claim that a pick is about. Right: picks that are
+   the strongest sentence of such an aspect.
+
+Every arm gets as many trials, drawn alike, judged on the tuning split by the mean of covered and right, and the best
+checkpoint of each by the same; the best trial is trained anew with other seeds and judged on the test split, once.
+"""
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sprig.core.lookup import file_of
+from sprig.greedy import GreedyNetwork, gold_loss, padded, reward_loss, unfold
+
+RESULTS = Path(__file__).parent / "results"
+K, CHECKS = 3, 6
+SECTIONS = ("abstract", "introduction", "conclusion")
+ASPECTS = ("challenge", "approach", "outcome")
+ARMS = {
+    "random": "picks at random",
+    "first": "the first three sentences",
+    "fixed": "fixed features, greedy",
+    "alone": "scorer trained alone, its three best",
+    "alone + greedy": "the same scorer's features, greedy",
+    "aspects + greedy": "a scorer of each aspect, greedy on the chance to cover",
+    "modular": "unfolded, linear curve (no set function)",
+    "soft": "greedy network, soft",
+    "sampled": "greedy network, sampled",
+}
+# one training serves both ways to pick by a scorer
+TRAINED = {
+    "alone": ("alone", "alone + greedy"),
+    "aspects": ("aspects + greedy",),
+    "modular": ("modular",),
+    "soft": ("soft",),
+    "sampled": ("sampled",),
+}
+
+
+@dataclass
+class Split:
+    """Examples of a task, padded."""
+
+    x: Tensor  # (B, N, D)
+    mask: Tensor  # (B, N)
+    serves: Tensor  # (B, N, A) which aspect an item serves
+    gold: Tensor  # (B, N) which picks are right
+    fixed: Tensor  # (B, N, U) features at least 0 that nothing was trained for
+    near: Tensor  # (B, N) how near an item is to the claim, or to its paper; in [0, 1]
+
+
+@dataclass
+class Task:
+    train: Split
+    tune: Split
+    test: Split
+    steps: int
+    batch: int
+    by_aspect: bool  # training sees which aspect an item serves, else only which picks are right
+
+
+def papers(args: argparse.Namespace) -> Task:
+    """ACLSum with term features."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    rows = {
+        part: [
+            json.loads(line)
+            for line in file_of(f"package:aclsum/aclsum/dataset/{part}.jsonl")
+            .read_text(encoding="utf-8")
+            .splitlines()
+        ]
+        for part in ("train", "val", "test")
+    }
+
+    def sentences(row: dict[str, Any]) -> list[str]:
+        return [text for section in SECTIONS for text in row["sentences"][section]]
+
+    terms = TfidfVectorizer(max_features=args.terms, ngram_range=(1, 2), sublinear_tf=True)
+    terms.fit([text for row in rows["train"] for text in sentences(row)])
+
+    def split(part: str) -> Split:
+        x, serves, fixed, near = [], [], [], []
+        for row in rows[part]:
+            words = torch.from_numpy(terms.transform(sentences(row)).toarray()).float()
+            places = [
+                [float(section == s) for s in SECTIONS]
+                + [at / len(row["sentences"][section]), float(at == 0)]
+                + [float(at == len(row["sentences"][section]) - 1)]
+                for section in SECTIONS
+                for at in range(len(row["sentences"][section]))
+            ]
+            labels = [[t for s in SECTIONS for t in row["highlights"][a][s]] for a in ASPECTS]
+            x.append(torch.cat([words, torch.tensor(places)], 1))
+            serves.append(torch.tensor(labels).T.float())
+            fixed.append(words)
+            near.append(F.cosine_similarity(words, words.mean(0, keepdim=True)))
+        padded_x, mask = padded(x)
+        told = padded(serves)[0]
+        return Split(padded_x, mask, told, told.amax(-1), padded(fixed)[0], padded(near)[0])
+
+    return Task(split("train"), split("val"), split("test"), args.steps, 25, True)
+
+
+def claims(args: argparse.Namespace) -> Task:
+    """Synthetic claims of three aspects."""
+    generator = torch.Generator().manual_seed(0)
+    aspects = F.normalize(torch.randn(12, 30, generator=generator), dim=1)
+
+    def split(count: int) -> Split:
+        chosen = torch.stack([torch.randperm(12, generator=generator) for _ in range(count)])
+        about = torch.zeros(count, 15, dtype=torch.int64)
+        for i, row in enumerate(chosen):
+            many = torch.randint(1, 4, (3,), generator=generator)
+            relevant = row[:3].repeat_interleave(many)
+            others = row[3:][torch.randint(9, (15 - len(relevant),), generator=generator)]
+            about[i] = torch.cat([relevant, others])[torch.randperm(15, generator=generator)]
+        strength = 0.5 + torch.rand(count, 15, generator=generator)
+        noise = 0.2 * torch.randn(count, 15, 30, generator=generator)
+        text = aspects[about] * strength[..., None] + noise
+        claim = aspects[chosen[:, :3]].sum(1, keepdim=True).expand_as(text)
+        serves = (about[..., None] == chosen[:, None, :3]).float()
+        best = (serves * strength[..., None]).argmax(1)  # (B, 3)
+        near = F.cosine_similarity(text, claim, dim=-1).clamp_min(0)
+        mask = torch.ones(count, 15, dtype=torch.bool)
+        gold = F.one_hot(best, 15).sum(1).float()
+        both = torch.cat([text.clamp_min(0), (-text).clamp_min(0)], -1)
+        return Split(torch.cat([text, claim, text * claim], -1), mask, serves, gold, both, near)
+
+    return Task(split(args.claims), split(300), split(1000), args.steps, 100, False)
+
+
+TASKS: dict[str, Callable[[argparse.Namespace], Task]] = {"papers": papers, "claims": claims}
+
+
+def judged(part: Split, chosen: Tensor) -> tuple[float, float]:
+    """Covered and right, of hard picks (B, N)."""
+    there = part.serves.amax(1) > 0
+    covered = ((chosen[..., None] * part.serves).amax(1) * there).sum(-1) / there.sum(-1)
+    right = (chosen * part.gold).sum(-1) / chosen.sum(-1)
+    return float(covered.mean()), float(right.mean())
+
+
+def best_of(scores: Tensor, mask: Tensor) -> Tensor:
+    """(B, N) the K items of the highest scores."""
+    top = scores.masked_fill(~mask, -math.inf).topk(K, -1).indices
+    return F.one_hot(top, scores.shape[1]).sum(1).float()
+
+
+def settings(arm: str, trial: int) -> dict[str, Any]:
+    """What a trial sets; drawn alike for every arm that is trained."""
+    g = torch.Generator().manual_seed(1000 + trial)
+    draw = torch.rand(6, generator=g).tolist()
+    if arm == "fixed":
+        return {
+            "curve": ("sqrt", "log", "max")[int(3 * draw[0])],
+            "power": (0, 1, 2, 4)[int(4 * draw[1])],
+            "idf": bool(draw[2] > 0.5),
+        }
+    return {
+        "rate": round(10 ** (-2.7 + 1.5 * draw[0]), 5),
+        "hidden": (16, 32, 64)[int(3 * draw[1])],
+        "concepts": (8, 16, 24)[int(3 * draw[2])],
+        "curve": ("sqrt", "log")[int(2 * draw[3])],
+        "temperature": (0.3, 1.0, 3.0)[int(3 * draw[4])],
+        "decay": (0.0, 1e-3, 1e-2)[int(3 * draw[5])],
+    }
+
+
+def built(arm: str, task: Task, config: dict[str, Any], seed: int) -> GreedyNetwork:
+    size, aspects = task.train.x.shape[-1], task.train.serves.shape[-1]
+    concepts = aspects if arm == "aspects" else config["concepts"]
+    curve = {"aspects": "or", "modular": "linear"}.get(arm, config["curve"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = nn.Sequential(
+            nn.Linear(size, config["hidden"]), nn.ReLU(), nn.Linear(config["hidden"], concepts)
+        )
+    net = GreedyNetwork(
+        encoder,
+        concepts,
+        curve=curve,
+        temperature=config["temperature"],
+        mode="sampled" if arm == "sampled" else "soft",
+    )
+    if arm == "aspects":
+        net.raw.requires_grad_(False)  # every aspect counts one
+    return net
+
+
+def loss_of(
+    arm: str, net: GreedyNetwork, task: Task, rows: Tensor, generator: torch.Generator
+) -> Tensor:
+    part = task.train
+    x, mask, gold, serves = (t[rows] for t in (part.x, part.mask, part.gold, part.serves))
+    if arm == "alone":  # listwise: which item is gold, of all
+        logs = (net.scores(x, mask=mask).masked_fill(~mask, -1e9)).log_softmax(-1)
+        return -((logs * gold).sum(-1) / gold.sum(-1)).mean()
+    if arm == "aspects":
+        return F.binary_cross_entropy(net.measure(x)[mask], serves[mask])
+    if arm == "sampled":
+        walk = net(x, budgets=K, mask=mask, draws=4, generator=generator)
+        told, right = serves.repeat(4, 1, 1), gold.repeat(4, 1)
+        covered = (walk.chosen[..., None] * told).amax(1).sum(-1) / (told.amax(1) > 0).sum(-1)
+        return reward_loss(walk, (covered + (walk.chosen * right).sum(-1) / K) / 2)
+    walk = net(x, budgets=K, mask=mask)
+    return gold_loss(walk, serves if task.by_aspect else gold)
+
+
+@torch.no_grad()
+def picked(net: GreedyNetwork, part: Split, way: str) -> Tensor:
+    """Hard picks of a trained network."""
+    net.eval()
+    if way == "alone":
+        return best_of(net.scores(part.x), part.mask)
+    return net(part.x, budgets=K, mask=part.mask).chosen.float()
+
+
+def trained(arm: str, task: Task, config: dict[str, Any], seed: int) -> dict[str, dict[str, float]]:
+    """For every way to pick: figures at the checkpoint that was best on the tuning split."""
+    net = built(arm, task, config, seed)
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=config["rate"], weight_decay=config["decay"])
+    best: dict[str, dict[str, float]] = {}
+    batches = shuffled(len(task.train.x), task.batch, generator)
+    for step in range(1, task.steps + 1):
+        net.train()
+        loss = loss_of(arm, net, task, next(batches), generator)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if step % (task.steps // CHECKS) == 0:
+            for way in TRAINED[arm]:
+                covered, right = judged(task.tune, picked(net, task.tune, way))
+                if (covered + right) / 2 > best.get(way, {"tuned": -1.0})["tuned"]:
+                    there = judged(task.test, picked(net, task.test, way))
+                    best[way] = {
+                        "tuned": (covered + right) / 2,
+                        "step": step,
+                        "covered": there[0],
+                        "right": there[1],
+                    }
+    return best
+
+
+def shuffled(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    while True:
+        yield from torch.randperm(count, generator=generator).split(batch)
+
+
+def unlearnt(arm: str, task: Task, config: dict[str, Any], seed: int) -> dict[str, float]:
+    """Arms without training."""
+
+    def chosen(part: Split) -> Tensor:
+        if arm == "random":
+            g = torch.Generator().manual_seed(seed)
+            return best_of(torch.rand(part.mask.shape, generator=g), part.mask)
+        if arm == "first":
+            return best_of(
+                -torch.arange(part.mask.shape[1]).float().expand(part.mask.shape), part.mask
+            )
+        m = part.fixed * part.near[..., None].clamp_min(0) ** config["power"]
+        weights = None
+        if config["idf"]:  # concepts that many items hold count less
+            weights = -((part.fixed > 0).float() * part.mask[..., None]).sum(1).add(1).log()
+            weights = weights + (part.mask.sum(1, keepdim=True) + 2.0).log()
+        walk = unfold(m, K, weights=weights, mask=part.mask, curve=config["curve"], mode="hard")
+        return walk.chosen.float()
+
+    tuned, there = judged(task.tune, chosen(task.tune)), judged(task.test, chosen(task.test))
+    return {"tuned": sum(tuned) / 2, "step": 0, "covered": there[0], "right": there[1]}
+
+
+class Lines:
+    """Results as lines of JSON; what is there is not run again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        self.rows = [json.loads(line) for line in text.splitlines()]
+
+    def find(self, **where: Any) -> list[dict[str, Any]]:
+        return [r for r in self.rows if all(r.get(k) == v for k, v in where.items())]
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def run(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    lines = Lines(args.results)
+    for name in args.tasks:
+        task = TASKS[name](args)
+
+        def one(arm: str, phase: str, trial: int, seed: int, name=name, task=task) -> None:
+            ways = TRAINED.get(arm, (arm,))
+            if all(lines.find(task=name, arm=w, phase=phase, trial=trial, seed=seed) for w in ways):
+                return
+            began, config = time.process_time(), settings(arm, trial)
+            if arm in TRAINED:
+                found = trained(arm, task, config, seed)
+            else:
+                found = {arm: unlearnt(arm, task, config, seed)}
+            for way, figures in found.items():
+                if lines.find(task=name, arm=way, phase=phase, trial=trial, seed=seed):
+                    continue
+                row = {"task": name, "arm": way, "phase": phase, "trial": trial, "seed": seed}
+                spent = round(time.process_time() - began, 2)
+                lines.add({**row, **figures, "config": config, "seconds": spent})
+            print(name, arm, phase, trial, seed, round(time.process_time() - began, 2), flush=True)
+
+        arms = [a for a in (*TRAINED, "fixed") if a != "aspects" or task.by_aspect]
+        for trial in range(args.trials):
+            for arm in arms:
+                one(arm, "tune", trial, 0)
+        for seed in range(1, args.seeds + 1):
+            for arm in ("random", "first") if name == "papers" else ("random",):
+                one(arm, "final", 0, seed)
+            for arm in arms:
+                for way in TRAINED.get(arm, (arm,)):
+                    tried = lines.find(task=name, arm=way, phase="tune")
+                    best = max(tried, key=lambda r: r["tuned"])["trial"]
+                    one(arm, "final", best, seed)
+
+
+def page(args: argparse.Namespace) -> str:
+    lines = Lines(args.results)
+    text = [
+        "# Greedy networks beside simpler ways to pick",
+        "",
+        "Three sentences of each example. *papers*: ACLSum, sentences of scientific papers that people highlighted as "
+        "telling the challenge, the approach or the outcome (100 papers to train on, 50 to tune on, 100 to judge, the "
+        "data's own split). *claims*: synthetic. `benchmarks/greedy_network.py` says how both are made. Covered: "
+        "aspects that a right pick tells; right: share of the picks. Every arm had the same number of trials on the "
+        "tuning split; the best one was trained again with other seeds. Mean and standard deviation over those seeds "
+        "on the test split.",
+        "",
+        f"Command: `python benchmarks/greedy_network.py run`. One thread, torch {torch.__version__}, Python "
+        f"{platform.python_version()}; {sum(r['seconds'] for r in lines.rows):.0f} s of one processor in all.",
+    ]
+    for name in TASKS:
+        table = {}
+        for arm in ARMS:
+            tried = lines.find(task=name, arm=arm, phase="tune")
+            best = max(tried, key=lambda r: r["tuned"])["trial"] if tried else 0
+            done = lines.find(task=name, arm=arm, phase="final", trial=best)
+            if done:
+                table[arm] = (len(tried), done)
+        if not table:
+            continue
+        text += [
+            "",
+            f"## {name}",
+            "",
+            "| arm | covered | right | mean | trials | seeds | settings |",
+        ]
+        text.append("|---|---|---|---|---|---|---|")
+        means = {}
+        for arm, (trials, done) in table.items():
+            cells = []
+            for pick in (
+                lambda r: r["covered"],
+                lambda r: r["right"],
+                lambda r: (r["covered"] + r["right"]) / 2,
+            ):
+                values = [pick(r) for r in done]
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                cells.append(f"{statistics.mean(values):.3f} ± {spread:.3f}")
+            means[arm] = (statistics.mean(values), spread)
+            kept = done[0]["config"] if trials else {}
+            told = ", ".join(f"{k} {v}" for k, v in kept.items())
+            text.append(f"| {ARMS[arm]} | {' | '.join(cells)} | {trials} | {len(done)} | {told} |")
+        text += ["", verdict(means)]
+    return "\n".join(text) + "\n"
+
+
+def verdict(means: dict[str, tuple[float, float]]) -> str:
+    """Which side is ahead, by the figures alone."""
+    ours = {a: v for a, v in means.items() if a in ("soft", "sampled")}
+    rivals = {a: v for a, v in means.items() if a not in ours}
+    if not ours or not rivals:
+        return "Not all arms have run."
+    a = max(ours, key=lambda k: ours[k][0])
+    b = max(rivals, key=lambda k: rivals[k][0])
+    gap, spread = ours[a][0] - rivals[b][0], max(ours[a][1], rivals[b][1])
+    if abs(gap) <= spread:
+        who = "no difference beyond the seeds' spread"
+    else:
+        who = "the greedy network is ahead" if gap > 0 else "the baseline wins"
+    return (
+        f"Best greedy network: {ARMS[a]}, {ours[a][0]:.3f}. Best of the others: {ARMS[b]}, {rivals[b][0]:.3f}. "
+        f"Difference {gap:+.3f}, largest standard deviation of the two {spread:.3f}: {who}."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("verb", choices=["run", "page"])
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--trials", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--terms", type=int, default=400)
+    parser.add_argument("--claims", type=int, default=1000)
+    parser.add_argument("--results", type=Path, default=RESULTS / "greedy_network.jsonl")
+    parser.add_argument("--out", type=Path, default=RESULTS / "greedy_network.md")
+    args = parser.parse_args()
+    if args.verb == "run":
+        run(args)
+    text = page(args)
+    args.out.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
