@@ -123,7 +123,7 @@ def papers(args: argparse.Namespace) -> Task:
         told = padded(serves)[0]
         return Split(padded_x, mask, told, told.amax(-1), padded(fixed)[0], padded(near)[0])
 
-    return Task(split("train"), split("val"), split("test"), args.steps, 25, True)
+    return Task(split("train"), split("val"), split("test"), args.steps // 2, 25, True)
 
 
 def claims(args: argparse.Namespace) -> Task:
@@ -427,7 +427,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=192, help="half of them for papers")
     parser.add_argument("--terms", type=int, default=400)
     parser.add_argument("--claims", type=int, default=1000)
     parser.add_argument("--results", type=Path, default=RESULTS / "greedy_network.jsonl")

@@ -36,6 +36,7 @@ def test_evaluation_is_maximise_and_cold_training_too(curve):
     net = network(curve).double()
     x, mask = padded([e.double() for e in items()])
     budgets = [2, 4, 1]
+    net(x, budgets=1, mask=mask)  # settles the scales
     hard = net.eval()(x, budgets=budgets, mask=mask)
     objectives = net.objectives(x, mask=mask)
     assert [f.size for f in objectives] == [5, 8, 3]
@@ -123,19 +124,24 @@ def test_it_learns_to_cover_what_is_asked_for(mode):
     assert after > 0.95
 
 
-def test_the_spread_is_taken_once():
+def test_the_first_training_batch_sets_scales_once():
     net = network()
     x, mask = padded(items(2))
-    assert not bool(net.settled)
     net.eval()(x, budgets=1, mask=mask)
+    net.objectives(x, mask=mask)
     assert not bool(net.settled)
     net.train()(x, budgets=1, mask=mask)
+    assert bool(net.settled)
+    raw = net.encoder(x).detach()
+    z = (raw - raw[mask].mean(0)) / raw[mask].std(0, correction=0)
     m = net.measure(x).detach()
+    torch.testing.assert_close(m, nn.functional.softplus(3 * z - 3), atol=1e-5, rtol=1e-4)
     alone = ((m + 1e-6).sqrt() - 1e-3).sum(-1)
     want = torch.stack([row[real].std() for row, real in zip(alone, mask)]).mean()
     assert float(net.spread) == pytest.approx(float(want), rel=1e-4)
+    kept = {name: buffer.clone() for name, buffer in net.named_buffers()}
     net(10 * x, budgets=1, mask=mask)
-    assert float(net.spread) == pytest.approx(float(want), rel=1e-4)
+    assert all(torch.equal(buffer, kept[name]) for name, buffer in net.named_buffers())
     # the first step is the softmax of the scores over the temperature
     net.temperature = 0.3
     first = net(x, budgets=1, mask=mask).steps[:, 0]
@@ -143,7 +149,7 @@ def test_the_spread_is_taken_once():
     torch.testing.assert_close(first, logits.softmax(-1), atol=1e-6, rtol=1e-5)
     flat = network()
     flat.scores(torch.ones(2, 4, 6), mask=torch.ones(2, 4, dtype=torch.bool))
-    assert float(flat.spread) == 1.0 and bool(flat.settled)
+    assert float(flat.spread) == 1.0 and bool(flat.settled) and bool((flat.stretch == 1).all())
     single = network()
     single(torch.ones(2, 1, 6), budgets=1)
     assert float(single.spread) == 1.0

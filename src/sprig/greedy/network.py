@@ -4,10 +4,13 @@
     loss = gold_loss(net(items, budgets=3, mask=mask), gold)       # training: soft, or mode="sampled" with a reward
     net.eval()(items, budgets=3, mask=mask).picks                  # hard: the picks of `maximise`
 
-The encoder is any module that gives (B, N, U) real numbers; they are made features m >= 0 by softplus (by a sigmoid
-for the curve "or", whose features are chances), weights w >= 0 likewise. Gains are divided by their spread at the
-first training batch, once: without it the softmax of small gains is flat and nothing is learnt; a spread that followed
-the network for good would keep it from ever becoming sure.
+The encoder is any module that gives (B, N, U) real numbers. The first training batch sets two things for good:
+ - each concept is centred and scaled, z, and its feature is m = softplus(3 z - 3) (a sigmoid of that for the curve
+   "or", whose features are chances): few items hold much of a concept. Were all to hold alike, every curve would be
+   as good as linear and the set function would have nothing to say;
+ - gains are divided by their spread: the softmax of small gains is flat and nothing is learnt, and a spread that
+   followed the network for good would keep it from ever becoming sure.
+Weights are w = softplus of a parameter, 1 at first.
 """
 
 from collections.abc import Sequence
@@ -23,7 +26,10 @@ from sprig.core.weights import check_fit, read_all, state_of, write_tensors
 from sprig.greedy.features import FeatureCoverage, curve_of
 from sprig.greedy.unfolded import Walk, gains, unfold
 
-FLAT = 1e-8  # a spread of gains below this is none
+FLAT = 1e-8  # a spread below this is none
+SHARP = (
+    3.0  # of features at the start: softplus(3 z - 3), above 1 for one item in six if z is normal
+)
 
 
 class GreedyNetwork(nn.Module):
@@ -43,6 +49,8 @@ class GreedyNetwork(nn.Module):
     [2.0, 1.0]
     """
 
+    center: Tensor
+    stretch: Tensor
     spread: Tensor
     settled: Tensor
 
@@ -68,6 +76,8 @@ class GreedyNetwork(nn.Module):
         self.encoder, self.concepts = encoder, concepts
         self.curve, self.temperature, self.mode = curve, temperature, mode
         self.raw = nn.Parameter(torch.full((concepts,), 1.0).expm1().log())  # softplus gives 1
+        self.register_buffer("center", torch.zeros(concepts))
+        self.register_buffer("stretch", torch.ones(concepts))
         self.register_buffer("spread", torch.ones(()))
         self.register_buffer("settled", torch.zeros((), dtype=torch.bool))
 
@@ -76,13 +86,12 @@ class GreedyNetwork(nn.Module):
         """(U,) w, above 0."""
         return F.softplus(self.raw)
 
-    def measure(self, *inputs: Any) -> Tensor:
+    def measure(self, *inputs: Any, mask: Tensor | None = None) -> Tensor:
         """(B, N, U) features of the items."""
-        out = self.encoder(*inputs)
-        if not isinstance(out, Tensor) or out.ndim != 3 or out.shape[-1] != self.concepts:
-            found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise InputError(f"the encoder gives (examples, items, {self.concepts}), found {found}")
-        return torch.sigmoid(out) if self.curve == "or" else F.softplus(out)
+        raw = self._encoded(*inputs)
+        if self.training and not bool(self.settled):
+            self._settle(raw.detach(), mask)
+        return self._features(raw)
 
     def forward(
         self,
@@ -93,10 +102,8 @@ class GreedyNetwork(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Walk:
         """Soft or sampled steps while training, hard picks in evaluation; `unfold` says what the arguments are."""
-        m = self.measure(*inputs)
+        m = self.measure(*inputs, mask=mask)
         mode = self.mode if self.training else "hard"
-        if mode != "hard" and not bool(self.settled):
-            self._settle(m.detach(), mask)
         if mode != "sampled":
             draws, generator = 1, None
         return unfold(
@@ -114,15 +121,12 @@ class GreedyNetwork(nn.Module):
 
     def scores(self, *inputs: Any, mask: Tensor | None = None) -> Tensor:
         """(B, N) what each item is worth alone, over the spread: logits of the first step, a scorer without a set."""
-        m = self.measure(*inputs)
-        if self.training and not bool(self.settled):
-            self._settle(m.detach(), mask)
-        return self._alone(m) / self.spread
+        return self._alone(self.measure(*inputs, mask=mask)) / self.spread
 
     @torch.no_grad()
     def objectives(self, *inputs: Any, mask: Tensor | None = None) -> list[FeatureCoverage]:
         """The set function of every example, for any rule of `maximise`, for `guarantees`, on its items alone."""
-        measured = self.measure(*inputs)
+        measured = self._features(self._encoded(*inputs))
         if mask is None:
             mask = torch.ones_like(measured[..., 0], dtype=torch.bool)
         w = self.weights
@@ -152,18 +156,33 @@ class GreedyNetwork(nn.Module):
     def _settings(self) -> dict[str, Any]:
         return {"kind": "greedy network", "curve": self.curve, "concepts": self.concepts}
 
+    def _encoded(self, *inputs: Any) -> Tensor:
+        out = self.encoder(*inputs)
+        if not isinstance(out, Tensor) or out.ndim != 3 or out.shape[-1] != self.concepts:
+            found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise InputError(f"the encoder gives (examples, items, {self.concepts}), found {found}")
+        return out
+
+    def _features(self, raw: Tensor) -> Tensor:
+        z = SHARP * ((raw - self.center) * self.stretch - 1)
+        return torch.sigmoid(z) if self.curve == "or" else F.softplus(z)
+
     def _alone(self, m: Tensor) -> Tensor:
-        return gains(
-            m, self.weights.expand(len(m), -1), torch.zeros_like(m[..., 0]), curve_of(self.curve)
-        )
+        nothing = torch.zeros_like(m[..., 0])
+        return gains(m, self.weights.expand(len(m), -1), nothing, curve_of(self.curve))
 
     @torch.no_grad()
-    def _settle(self, m: Tensor, mask: Tensor | None) -> None:
-        """The spread of the first gains within examples, averaged over those with two items or more."""
-        first = self._alone(m)
-        real = torch.ones_like(first, dtype=torch.bool) if mask is None else mask
-        deviations = [row[use].std() for row, use in zip(first, real) if int(use.sum()) > 1]
-        found = torch.stack(deviations).mean() if deviations else torch.ones(())
+    def _settle(self, raw: Tensor, mask: Tensor | None) -> None:
+        """Centre and scale of every concept over all items; the spread of the first gains within examples, averaged
+        over those with two items or more."""
+        real = torch.ones_like(raw[..., 0], dtype=torch.bool) if mask is None else mask
+        rows = raw[real]
+        self.center.copy_(rows.mean(0))
+        deviation = rows.std(0, correction=0)
+        self.stretch.copy_(torch.where(deviation > FLAT, 1 / deviation.clamp_min(FLAT), 1.0))
+        first = self._alone(self._features(raw))
+        spreads = [row[use].std() for row, use in zip(first, real) if int(use.sum()) > 1]
+        found = torch.stack(spreads).mean() if spreads else torch.ones(())
         self.spread.copy_(found if float(found) > FLAT else torch.ones(()))
         self.settled.fill_(True)
 
