@@ -146,9 +146,10 @@ def test_only_the_rows_that_count() -> None:
     x = torch.arange(12.0).view(4, 3)
     axis: Any = None
     c = Consumer("n", 0, "linear", "w", None, axis, 1, 2, 1)
-    found, where = consumer_rows(c, torch.zeros(2, 3), x, 2, 100, torch.Generator())
+    found, where, of = consumer_rows(c, torch.zeros(2, 3), x, 2, 100, torch.Generator())
     assert torch.equal(found, x[:2])
     assert where.tolist() == [0, 1]
+    assert of == 2
 
 
 def test_a_sick_model_is_refused() -> None:

@@ -17,28 +17,30 @@ QUIET = 2.0  # seconds of work that need no bar
 
 
 class Screen:
-    """Where a verb writes. With `json` only `give` writes to stdout, and only one JSON object."""
+    """Where a verb writes. With `json` only `give` writes to stdout, and only one JSON object. `mute`: nothing at all,
+    for the processes of a run that are not its first."""
 
-    def __init__(self, *, json: bool) -> None:
-        self.json = json
+    def __init__(self, *, json: bool, mute: bool = False) -> None:
+        self.json, self.mute = json, mute
         self.out = Console(highlight=False)
         self.err = Console(stderr=True, highlight=False)
 
     def say(self, what: RenderableType = "", *, end: str = "\n") -> None:
         """Text or a table for people."""
-        if not self.json:
+        if not self.json and not self.mute:
             self.out.print(what, end=end, soft_wrap=isinstance(what, str), markup=False)
 
     def give(self, value: Any) -> None:
         """The result for machines."""
-        if self.json:
+        if self.json and not self.mute:
             from sprig.core.records import dumps
 
             print(dumps(value))
 
     def note(self, text: str) -> None:
         """A remark beside the result, on stderr."""
-        self.err.print(text, soft_wrap=True, markup=False)
+        if not self.mute:
+            self.err.print(text, soft_wrap=True, markup=False)
 
     @contextmanager
     def bars(self) -> Iterator["Bars"]:
@@ -47,7 +49,7 @@ class Screen:
         What libraries print there meanwhile comes afterwards, or not at all when the work ended in an
         error of ours, which says it in one line.
         """
-        bars = Bars(Console(file=sys.stderr, highlight=False))
+        bars = Bars(Console(file=sys.stderr, highlight=False), mute=self.mute)
         noise = io.StringIO()
         try:
             with redirect_stderr(noise), calm("torch"):
@@ -57,7 +59,8 @@ class Screen:
             raise
         finally:
             bars.close()
-            sys.stderr.write(noise.getvalue())
+            if not self.mute:
+                sys.stderr.write(noise.getvalue())
 
 
 @contextmanager
@@ -81,8 +84,8 @@ def calm(name: str) -> Iterator[None]:
 class Bars:
     """Called with a stage's name, what is done and what there is to do; draws after two seconds."""
 
-    def __init__(self, console: Console) -> None:
-        self.live = console.is_terminal
+    def __init__(self, console: Console, *, mute: bool = False) -> None:
+        self.live = console.is_terminal and not mute
         self.began = time.monotonic()
         self.tasks: dict[str, Any] = {}
         self.progress = Progress(

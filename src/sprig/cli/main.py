@@ -14,6 +14,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sprig.cli.options import flatten
+from sprig.cli.torchrun import processes, who
+from sprig.core.errors import InputError
 
 VERBS: Mapping[str, str] = MappingProxyType(
     {
@@ -30,6 +32,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "study": "Put a claim of a paper to the test: table, plot, verdict.",
     }
 )
+SHARED = ("prune",)  # verbs that several processes may run together
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 INTERRUPTED = 130  # what the option parser makes of Ctrl-C
@@ -47,6 +50,11 @@ class Front(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, found, rest = super().resolve_command(ctx, args)
+        if name not in SHARED and processes() > 1:
+            raise InputError(
+                f"sprig {name} runs in one process, torchrun started {processes()}; start it without torchrun "
+                f"({', '.join(SHARED)} can be shared out)"
+            )
         return name, (None if found is None else load(str(name))), rest
 
     def main(self, *given: Any, **options: Any) -> Any:
@@ -59,7 +67,8 @@ class Front(TyperGroup):
             line = _one_line(error)
             if line is None:
                 raise
-            typer.echo(f"error: {line}", err=True)
+            if not getattr(error, "told", False):  # another process says it
+                typer.echo(f"error: {who()}{line}", err=True)
             code = 2
         if code == INTERRUPTED:
             typer.echo("interrupted; --resume continues from the last finished stage", err=True)

@@ -1,4 +1,7 @@
-"""Cut a trained model to a budget, without retraining, into a run folder."""
+"""Cut a trained model to a budget, without retraining, into a run folder.
+
+Several processes share the work under torchrun --nproc-per-node N -m sprig prune ...; the plan is that of one.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -63,61 +66,72 @@ def run(
         prepare,
         undoing,
     )
+    from sprig.cli.torchrun import together
     from sprig.cli.train import finished
     from sprig.core.store import RunFolder
     from sprig.workflow import prune
 
-    screen = Screen(json=common.json)
     limits = budget_of(budget)
     clock = timing_of(budget, timing, common)
     config = method_config(method, assign or [])
-    folder = RunFolder.create(out.out, resume=out.resume)
-    if folder.finished:
-        finished(screen, folder)
-        return
-    with undoing(folder), screen.bars() as bars:
-        prepare(common)
-        command = config_of(
-            "prune",
-            model,
-            data,
-            evaluation,
-            common,
-            budget=asdict(limits),
-            method=method,
-            settings=asdict(config),
-            round_to=round_to,
-            norms=norms,
-            **({} if not modules else {"modules": modules}),
-            **({} if clock is None else {"timing": asdict(timing)}),
-        )
-        remember(folder, command)
-        loaded = load_model(model, data=data.data)
-        batches = load_data(data, loaded, split="calibration", seed=common.seed)
-        held_out = load_held_out(data, evaluation, loaded, seed=common.seed)
-        prune(
-            loaded.model,
-            example_of(batches),
-            batches,
-            limits,
-            method=method,
-            config=config,
-            eval_data=held_out,
-            folder=folder,
-            resume=out.resume,
-            seed=common.seed,
-            modules=modules or None,
-            round_to=round_to,
-            norms=known_norms(norms),
-            timing=clock,
-            progress=bars,
-        )
-    conclude(screen, folder, command, loaded.built, report=out.report)
-    if model.weights is None and bare(model.model):
-        screen.note(
-            f"note: {model.model} was cut with random weights, for no --weights were given; "
-            "what it says of quality says nothing of a trained network"
-        )
+    with together() as ranks:
+        screen = Screen(json=common.json, mute=not ranks.first)
+        folder: RunFolder | None = None
+
+        def opened() -> bool:
+            nonlocal folder
+            folder = RunFolder.create(out.out, resume=out.resume)
+            return folder.finished
+
+        if ranks.lead(opened):
+            if folder is not None:
+                finished(screen, folder)
+            return
+        with undoing(folder), screen.bars() as bars:
+            prepare(common)
+            command = config_of(
+                "prune",
+                model,
+                data,
+                evaluation,
+                common,
+                budget=asdict(limits),
+                method=method,
+                settings=asdict(config),
+                round_to=round_to,
+                norms=norms,
+                **({} if not modules else {"modules": modules}),
+                **({} if clock is None else {"timing": asdict(timing)}),
+            )
+            ranks.lead(lambda: remember(folder, command))
+            loaded = load_model(model, data=data.data)
+            batches = load_data(data, loaded, split="calibration", seed=common.seed)
+            held_out = load_held_out(data, evaluation, loaded, seed=common.seed)
+            prune(
+                loaded.model,
+                example_of(batches),
+                batches,
+                limits,
+                method=method,
+                config=config,
+                eval_data=held_out,
+                folder=folder,
+                resume=out.resume,
+                seed=common.seed,
+                modules=modules or None,
+                round_to=round_to,
+                norms=known_norms(norms),
+                timing=clock,
+                progress=bars,
+                processes=not ranks.alone,
+            )
+        if folder is not None:
+            conclude(screen, folder, command, loaded.built, report=out.report)
+        if model.weights is None and bare(model.model):
+            screen.note(
+                f"note: {model.model} was cut with random weights, for no --weights were given; "
+                "what it says of quality says nothing of a trained network"
+            )
 
 
 def bare(spec: str) -> bool:
@@ -128,8 +142,10 @@ def bare(spec: str) -> bool:
     return head in BARE or (head == "hf" and folder_of(name) is None)
 
 
-def remember(folder: "RunFolder", command: dict[str, Any]) -> None:
+def remember(folder: "RunFolder | None", command: dict[str, Any]) -> None:
     """Keep the command with the run; a resumed run must be asked for in the same way."""
+    if folder is None:
+        return
     from sprig.core.errors import StoreError
     from sprig.core.records import plain
 

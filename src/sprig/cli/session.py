@@ -14,7 +14,7 @@ from sprig.cli.options import (
     numbers,
     pairs,
 )
-from sprig.core.errors import DivergenceError, InputError, SprigError, StoreError
+from sprig.core.errors import DivergenceError, InputError, RanksError, SprigError, StoreError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -272,12 +272,14 @@ def reopen(path: str | Path) -> Reopened:
 
 
 @contextmanager
-def undoing(folder: "RunFolder") -> Iterator[None]:
-    """Bad input leaves nothing half-written; training that diverged leaves its finished epochs."""
+def undoing(folder: "RunFolder | None") -> Iterator[None]:
+    """Bad input leaves nothing half-written; training that diverged leaves its finished epochs, and a run that lost one
+    of its processes its finished stages."""
     try:
         yield
-    except DivergenceError:
+    except (DivergenceError, RanksError):
         raise
     except SprigError:
-        folder.discard()
+        if folder is not None:
+            folder.discard()
         raise

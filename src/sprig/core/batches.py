@@ -4,9 +4,11 @@ A batch is a tensor, an `(input, target)` pair, or a dict of keyword arguments. 
 be a tuple (several positional arguments) or a dict. The first dimension of a tensor counts samples.
 
 Reading twice must give the same batches, since a layer's target comes from one pass and its input
-from another. Hence one rule: **what can be read only once, or comes in another order each time (an
-iterator, a generator, a DataLoader that shuffles), is read once and held in memory; all else is
-read anew each time.**
+from another. Hence one rule: **what can be read only once, comes in another order each time, or does
+not know its length (an iterator, a generator, an IterableDataset, a DataLoader that shuffles), is read
+once and held in memory, at most `HELD` bytes of it; all else is read anew each time.**
+A stream may have no end: reading stops with the batch that would go beyond the bound, and the
+description says so.
 """
 
 import hashlib
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSam
 
 from sprig.core.errors import InputError
 
+HELD = 2e9  # bytes of a stream that are held
 TARGETS = ("target", "targets", "label", "labels")  # keys of a dict that the model is not given
 
 Triple = tuple[tuple[Any, ...], dict[str, Any], Any]  # args, kwargs, target or None
@@ -220,10 +223,13 @@ class Triples:
         return digest(self)
 
 
-def as_batches(data: Any, *, hold: bool | None = None, description: str | None = None) -> Triples:
+def as_batches(
+    data: Any, *, hold: bool | None = None, description: str | None = None, memory: float = HELD
+) -> Triples:
     """Take the user's `data=`: any iterable of batches.
 
-    `hold` True reads it once into memory, False never does, None follows this file's rule.
+    `hold` True reads it once into memory, False never does, None follows this file's rule. `memory`: bytes that are
+    held at most of what is read once; the first batch always is.
 
     >>> ones = (torch.ones(2, 3) for _ in range(2))
     >>> triples = as_batches(ones)
@@ -250,8 +256,24 @@ def as_batches(data: Any, *, hold: bool | None = None, description: str | None =
         )
     name = description or getattr(data, "description", None) or f"user's {type(data).__name__}"
     if hold or (hold is None and _fleeting(data)):
-        data = list(data)
+        data, whole = _held(data, memory)
+        if not whole:
+            name = (
+                f"{name}, its first {len(data)} batches ({memory:.3g} bytes are held of a stream)"
+            )
     return Triples(data, str(name))
+
+
+def _held(data: Iterable[Any], memory: float) -> tuple[list[Any], bool]:
+    """The batches that fit, and whether that is all of them."""
+    found: list[Any] = []
+    size = 0
+    for batch in data:
+        size += sum(t.nbytes for t in tensors(batch))
+        if found and size > memory:
+            return found, False
+        found.append(batch)
+    return found, True
 
 
 def digest(batches: Iterable[Triple]) -> str:
@@ -266,11 +288,11 @@ def digest(batches: Iterable[Triple]) -> str:
 
 
 def _fleeting(data: Iterable[Any]) -> bool:
-    if iter(data) is data:
-        return True
-    return isinstance(data, DataLoader) and not (
-        isinstance(data.sampler, SequentialSampler) or data.batch_sampler is None
-    )
+    if isinstance(data, DataLoader):
+        if isinstance(data.dataset, IterableDataset):
+            return True
+        return not (isinstance(data.sampler, SequentialSampler) or data.batch_sampler is None)
+    return isinstance(data, IterableDataset) or not hasattr(data, "__len__") or iter(data) is data
 
 
 def _looks_like_one_pair(data: Any) -> bool:

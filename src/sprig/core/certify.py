@@ -203,6 +203,8 @@ def layer_errors(
             gap = (seen[name] - a).square().sum(0)
             rows_here = torch.full_like(gap, len(a))
             sums[name] += torch.stack([rows_here, gap, a.sum(0), a.square().sum(0)]).cpu().numpy()
+    for name in sums:
+        bench.ranks.add_(torch.from_numpy(sums[name]))
     errors = {}
     for consumer in graph.consumers:
         rows_seen, lost, total, squares = sums[consumer.node]

@@ -27,3 +27,14 @@ class StoreError(SprigError):
 
 class DivergenceError(SprigError, ArithmeticError):
     """Numbers stopped being finite; says where."""
+
+
+class RanksError(SprigError):
+    """Another process of the run failed, ended or no longer answers.
+
+    `told`: the process that failed says itself what was wrong.
+    """
+
+    def __init__(self, message: str, *, told: bool = False) -> None:
+        super().__init__(message)
+        self.told = told

@@ -240,6 +240,10 @@ class RunFolder:
         path = self._stage_path(name)
         return load_tree(path, records=records) if path.is_file() else None
 
+    def has_stage(self, name: str) -> bool:
+        """Whether a stage is finished."""
+        return self._stage_path(name).is_file()
+
     def keep(self, name: str, value: Any, *, records: Iterable[type] = ()) -> None:
         """Save (or replace) a stage, atomically. A checkpoint is a stage kept again and again."""
         path = self._stage_path(name)

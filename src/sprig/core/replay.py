@@ -292,6 +292,7 @@ class Chunk:
     kwargs: Mapping[str, Any]
     rows: int
     target: Tensor | None = None
+    number: int = 0  # among the chunks of all data
 
 
 def chunks(triples: Iterable[Triple], size: int) -> list[Chunk]:
@@ -327,5 +328,6 @@ def chunks(triples: Iterable[Triple], size: int) -> list[Chunk]:
             for c in columns
         ]
         args, kwargs = pytree.tree_unflatten(cut, spec)
-        out.append(Chunk(args, kwargs, rows, None if target is None else target[index[:rows]]))
+        wanted = None if target is None else target[index[:rows]]
+        out.append(Chunk(args, kwargs, rows, wanted, len(out)))
     return out

@@ -16,6 +16,7 @@ class Rows(NamedTuple):
 
     x: Tensor  # (P, D); columns ordered as `weight.flatten(1)`: channel, then kernel position
     where: Tensor  # (P,) ascending positions in (sample, *output size) flattened
+    of: int  # how many positions there were to draw from
 
 
 def rows(
@@ -52,7 +53,8 @@ def rows(
     if kind == "linear":
         flat = x.reshape(-1, x.shape[-1])
         where = _sample(len(flat), limit, generator, live)
-        return Rows(flat[where] if len(where) < len(flat) else flat, where.to(x.device))
+        of = len(flat) if live is None else int(live.sum())
+        return Rows(flat[where] if len(where) < len(flat) else flat, where.to(x.device), of)
     space = x.shape[2:]
     dims = len(space)
     kernel = tuple(kernel) or (1,) * dims
@@ -73,7 +75,8 @@ def rows(
     ]
     if min(out) < 1:
         raise InputError(f"an input of size {tuple(space)} is too small for a kernel of {kernel}")
-    where = _sample(len(x) * reduce(int.__mul__, out), limit, generator).to(x.device)
+    of = len(x) * reduce(int.__mul__, out)
+    where = _sample(of, limit, generator).to(x.device)
     pixels = x.movedim(1, -1)  # a view: only the sampled places are ever copied
     back = [-p for p in padding] if transposed else padding
     sample, corner = _corners(where, out, (1,) * dims if transposed else stride, back)
@@ -91,7 +94,7 @@ def rows(
         picked = pixels[tuple(index)]
         taps.append(picked if bool(inside.all()) else picked.masked_fill(~inside[:, None], 0))
     columns = taps[0] if len(taps) == 1 else torch.stack(taps, -1).flatten(1)
-    return Rows(columns, where)
+    return Rows(columns, where, of)
 
 
 def targets_at(y: Tensor, where: Tensor, kind: Literal["conv", "linear"]) -> Tensor:

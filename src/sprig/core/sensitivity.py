@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from sprig.core.batches import map_tensors
-from sprig.core.collect import judges
+from sprig.core.deal import judges
 from sprig.core.harm import harm, looks_like_scores
 from sprig.core.norms import readers
 from sprig.core.padding import Masks, blank
+from sprig.core.ranks import Ranks
 from sprig.core.replay import Chunk, Live, Replay
 from sprig.core.types import Group
 from sprig.core.workbench import Workbench
@@ -44,10 +45,9 @@ def measure(
 
     Groups are visited in data-flow order, so the prefix before each is run once per chunk and kept.
     """
-    unseen = [
-        c for i, c in enumerate(bench.chunks) if judges(i)
-    ] or bench.chunks  # by the trial weights
-    replay = bench.replay
+    numbers = [n for n in range(bench.pieces) if judges(n)] or list(range(bench.pieces))
+    unseen = [c for c in bench.chunks if c.number in numbers]  # by the trial weights
+    replay, ranks = bench.replay, bench.ranks
     first: dict[int, int] = {}
     for trial in trials:
         first[trial.group] = min(replay.index[n] for n in readers(bench.graph, trial.group))
@@ -55,35 +55,50 @@ def measure(
     behind = {g: _share_behind(bench, g, at) for g, at in first.items()}
     per_sample = bench.macs * (1 + sum(behind[t.group] for t in trials)) or 1
     samples = int(np.clip(work / per_sample, least, most))
-    if samples < replay.batch:  # a large network: a replay of just so many samples
-        unseen = [_head(unseen[0], min(samples, unseen[0].rows))]
+    numbers = numbers[: -(-samples // replay.batch)]
+    unseen = [c for c in unseen if c.number in numbers]
+    counts = torch.zeros(len(numbers), dtype=torch.float64)
+    for chunk in unseen:
+        counts[numbers.index(chunk.number)] = min(samples, chunk.rows)
+    few = samples < replay.batch
+    if few:  # a large network: a replay of just so many samples; the processes share the trials
+        unseen = _given([_head(c, min(samples, c.rows)) for c in unseen], ranks)
         replay = Replay(bench.model, unseen[0].args, unseen[0].kwargs, check=False)
     lives: list[Live] = []
     dense: list[list[Tensor]] = []
     masks: list[Masks] = []
-    counts: list[int] = []
     for chunk in unseen:
-        if sum(counts) >= samples:
-            break
         live = replay.start(chunk.args, chunk.kwargs, chunk.rows)
         masks.append(bench.masks(chunk))
         dense.append(blank(masks[-1], replay.finish(live.fork(), bench.weights)))
         lives.append(live)
-        counts.append(chunk.rows)
-    scores = not bench.inner and looks_like_scores(dense[0], named=replay.logits)
-    out: dict[Trial, float] = {}
+    scores = bool(dense) and not bench.inner and looks_like_scores(dense[0], named=replay.logits)
+    lost = torch.zeros(len(trials), len(numbers), dtype=torch.float64)  # each from one process
     for done, i in enumerate(order):
         trial = trials[i]
         bench.progress("sensitivity", done, len(trials))
+        if few and not ranks.mine(done):
+            continue
         weights = {**bench.weights, **weights_for(trial)}
-        total = torch.zeros((), dtype=torch.float64)
         for j in range(len(lives)):
             lives[j] = replay.advance(lives[j], bench.weights, first[trial.group])
             found = replay.finish(lives[j].fork(), weights)
-            total += harm(dense[j], blank(masks[j], found), scores=scores).sum()
-        out[trial] = float(total) / sum(counts)
+            here = harm(dense[j], blank(masks[j], found), scores=scores).sum()
+            lost[i, numbers.index(unseen[j].number)] = here
     bench.progress("sensitivity", len(trials), len(trials))
-    return out
+    seen = float(ranks.add_(counts).sum())
+    rows = ranks.add_(lost).tolist()
+    return {trial: sum(row) / seen for trial, row in zip(trials, rows, strict=True)}
+
+
+def _given(chunks: list[Chunk], ranks: Ranks) -> list[Chunk]:
+    """The one chunk that one process has, in all."""
+    sent = [[c.args, dict(c.kwargs), c.rows, c.number] for c in chunks]
+    return [
+        Chunk(args, kwargs, rows, number=number)
+        for part in ranks.gather(sent)
+        for args, kwargs, rows, number in part
+    ]
 
 
 def _head(chunk: Chunk, rows: int) -> Chunk:
@@ -92,7 +107,8 @@ def _head(chunk: Chunk, rows: int) -> Chunk:
     def cut(t: Tensor) -> Tensor:
         return t[:rows] if t.dim() and t.shape[0] >= rows else t
 
-    return Chunk(map_tensors(chunk.args, cut), map_tensors(dict(chunk.kwargs), cut), rows)
+    args, kwargs = map_tensors(chunk.args, cut), map_tensors(dict(chunk.kwargs), cut)
+    return Chunk(args, kwargs, rows, number=chunk.number)
 
 
 def _share_behind(bench: Workbench, group: int, at: int) -> float:

@@ -4,6 +4,7 @@ The skeleton goes into the file's metadata as JSON, every tensor and array into 
 restartable stage is saved this way: the types and the bits that come back are those that went in.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from sprig.core import types
@@ -52,6 +54,26 @@ def load_tree(path: Path, *, records: Iterable[type] = ()) -> Any:
         raise StoreError(
             f"{path} does not hold a saved stage ({error}); remove it and resume"
         ) from error
+
+
+def to_bytes(value: Any, *, records: Iterable[type] = ()) -> bytes:
+    """The same as one string of bytes, to send to another process.
+
+    >>> from_bytes(to_bytes({"a": (1, 2.5), 3: torch.arange(2)}))
+    {'a': (1, 2.5), 3: tensor([0, 1])}
+    """
+    tensors: dict[str, Tensor] = {}
+    skeleton = _pack(value, tensors, {cls: cls.__name__ for cls in (*RECORDS, *records)})
+    flat = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+    head = json.dumps(skeleton).encode()
+    return len(head).to_bytes(8, "little") + head + save(flat)
+
+
+def from_bytes(data: bytes, *, records: Iterable[type] = ()) -> Any:
+    """Back from `to_bytes`."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    known = {cls.__name__: cls for cls in (*RECORDS, *records)}
+    return _unpack(json.loads(data[8:end]), load(data[end:]), known)
 
 
 def _pack(value: Any, tensors: dict[str, Tensor], known: Mapping[type, str]) -> Any:

@@ -109,8 +109,8 @@ class Moments:
         if not self.count > 0:
             who = self.name or "moments"
             raise InputError(f"{who}: no rows were seen; give at least one batch of data")
-        _finite(self.name, "inputs", self.second.diagonal())
-        _finite(self.name, "targets", self.power)
+        check_numbers(self.name, "inputs", self.second.diagonal())
+        check_numbers(self.name, "targets", self.power)
         return self
 
     @property
@@ -188,16 +188,16 @@ class Accumulator:
 
     def _add(self, x: Tensor, y: Tensor | None) -> None:
         n = len(x)
-        mean, x = _centre(x.detach(), self.dtype)
-        _finite(self.name, "inputs", mean)
+        mean, x = centre(x.detach(), self.dtype)
+        check_numbers(self.name, "inputs", mean)
         total = self.count + n
         pull = self.count * n / total
         dx = mean - self.mean
         _add_gram(self.second, x)
         self.second.addr_(dx.to(self.second), dx.to(self.second), alpha=pull)
         if y is not None:
-            target_mean, y = _centre(y.detach(), self.dtype)
-            _finite(self.name, "targets", target_mean)
+            target_mean, y = centre(y.detach(), self.dtype)
+            check_numbers(self.name, "targets", target_mean)
             dy = target_mean - self.target_mean
             self.cross += y.mT @ x
             self.cross.addr_(dy, dx, alpha=pull)
@@ -217,17 +217,18 @@ class Accumulator:
     def _moments(self, *, copy: bool) -> Moments:
         fields = ("second", "mean", "target_mean", "cross", "power")
         sums = {field: getattr(self, field).to("cpu", copy=copy) for field in fields}
-        _mirror(sums["second"])
+        mirror(sums["second"])
         return Moments(count=float(self.count), name=self.name, **sums)
 
 
-def _finite(name: str, label: str, t: Tensor) -> None:
+def check_numbers(name: str, label: str, t: Tensor) -> None:
+    """Refuse NaN and infinity."""
     if not bool(torch.isfinite(t).all()):
         who = name or "moments"
         raise InputError(f"{who}: its {label} are not finite; look for NaN or inf before it")
 
 
-def _centre(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def centre(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean of the rows in float64, and the rows less that mean in the dtype of the product."""
     mean = x.mean(0, dtype=torch.float64)
     if dtype == torch.float64:
@@ -238,26 +239,27 @@ def _centre(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _add_gram(total: Tensor, x: Tensor) -> None:
-    """total += x^T x; of a large matrix only blocks on and below the diagonal (see `_mirror`)."""
+    """total += x^T x; of a large matrix only blocks on and below the diagonal (see `mirror`)."""
     size = len(total)
     if size < SYMMETRIC:
         total += x.mT @ x
         return
-    for a, b in _panels(size):
+    for a, b in panels(size):
         if x.dtype == total.dtype:
             total[a:, a:b].addmm_(x[:, a:].mT, x[:, a:b])
         else:
             total[a:, a:b] += x[:, a:].mT @ x[:, a:b]
 
 
-def _mirror(second: Tensor) -> None:
+def mirror(second: Tensor) -> None:
     """Copy what lies below the diagonal to above it, so that the matrix is symmetric to the last bit."""
-    for a, b in _panels(len(second)):
+    for a, b in panels(len(second)):
         second[a:b, b:] = second[b:, a:b].mT
         corner = second[a:b, a:b]
         corner.copy_(corner.tril() + corner.tril(-1).mT)
 
 
-def _panels(size: int) -> list[tuple[int, int]]:
+def panels(size: int) -> list[tuple[int, int]]:
+    """Ranges of rows that a matrix is worked through in."""
     step = max(256, -(-size // 8))
     return [(a, min(size, a + step)) for a in range(0, size, step)]

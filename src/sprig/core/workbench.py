@@ -1,5 +1,6 @@
 """Everything a method may look at: the model, its graph, the calibration data in chunks, and a replay of it."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sprig.core.batches import Triple, by_key, check_inputs
+from sprig.core.batches import Triple, by_key, check_inputs, count
 from sprig.core.cost import cost
+from sprig.core.deal import Dealt, chunk_size
 from sprig.core.errors import InputError
 from sprig.core.padding import Masks, live_tokens, token_masks
+from sprig.core.ranks import ALONE, Ranks
 from sprig.core.replay import Chunk, Replay, chunks, state_of
 from sprig.core.types import Graph
 
 Progress = Callable[[str, int, int], None]  # what, done, of how many
-
-MEMORY = 1.5e9  # bytes of calibration inputs and activations that one chunk may hold
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -37,6 +38,8 @@ class Workbench:
         default_factory=dict
     )  # what a method wants to find again, e.g. its moments
     inner: bool = False  # the model is a part of a larger one: its outputs are no class scores
+    ranks: Ranks = ALONE  # the processes that share the work
+    dealt: Dealt | None = None  # with several processes, in place of `triples`
 
     def __post_init__(self) -> None:
         for name, tensor in state_of(self.model).items():
@@ -46,12 +49,23 @@ class Workbench:
                     f"the weights hold {bad} NaN or infinite values in {name}; load a healthy checkpoint"
                 )
 
-    def generator(self, salt: int = 0) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + salt)
+    def generator(self, salt: int = 0, *at: int) -> torch.Generator:
+        """A stream of random numbers; `at`: one of its own for each piece of work, whoever does it."""
+        number = self.seed * 1_000_003 + salt
+        if at:
+            text = "/".join(str(n) for n in (number, *at))
+            number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+        return torch.Generator().manual_seed(number)
 
     @property
     def samples(self) -> int:
-        return sum(c.rows for c in self.chunks)
+        """Of all processes together."""
+        return sum(c.rows for c in self.chunks) if self.dealt is None else self.dealt.samples
+
+    @property
+    def pieces(self) -> int:
+        """Chunks of all processes together."""
+        return len(self.chunks) if self.dealt is None else self.dealt.pieces
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -60,20 +74,19 @@ class Workbench:
 
     @cached_property
     def chunks(self) -> list[Chunk]:
+        """Those that are this process's."""
+        if self.dealt is not None:
+            return self.dealt.chunks
         return chunks(self.triples, self.size)
 
     @cached_property
     def size(self) -> int:
-        """Samples per chunk: what fits, evened out over the data so that little is filled up."""
-        total = sum(int(_first(t).shape[0]) for t in self.triples)
-        per_sample = 12 * _bytes(_first(self.triples[0])[:1])
-        fit = int(max(1, min(16, MEMORY // max(per_sample * 8, 1))))
-        pieces = max(-(-total // fit), min(4, total))  # four at least: one judges the others
-        return -(-total // pieces)
+        """Samples per chunk."""
+        return chunk_size(sum(count(t) for t in self.triples), self.triples[0])
 
     @cached_property
     def replay(self) -> Replay:
-        first = self.chunks[0]
+        first = self.chunks[0] if self.dealt is None else self.dealt.first
         return Replay(self.model, first.args, first.kwargs)
 
     @cached_property
@@ -91,21 +104,11 @@ class Workbench:
         return live_tokens(self.masks(chunk), x, layer)
 
     def check(self, example: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
-        wanted = by_key(example, kwargs or {})
-        for args, given, _ in self.triples:
-            check_inputs(by_key(args, given), wanted)
+        """Refuse batches that the model cannot take."""
+        for triple in self.triples:
+            self.check_one(triple, example, kwargs)
 
-
-def _first(triple: Triple) -> Tensor:
-    found: list[Tensor] = [t for t in _leaves(triple) if t.dim()]
-    return found[0]
-
-
-def _leaves(triple: Triple) -> list[Tensor]:
-    from torch.utils import _pytree as pytree
-
-    return [t for t in pytree.tree_leaves((triple[0], triple[1])) if isinstance(t, Tensor)]
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    def check_one(
+        self, triple: Triple, example: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        check_inputs(by_key(triple[0], triple[1]), by_key(example, kwargs or {}))

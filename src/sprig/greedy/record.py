@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sprig.core.greedy import Trail, exact, gains_of
+from sprig.core.ranks import ALONE, Ranks
 
 TIE = 1e-9  # gains that are closer than this, relative to the larger, are equal: rounding must not order items
 
@@ -57,9 +58,10 @@ class Elimination(Protocol):
 class Counted:
     """A set function as the engine wants it (an error, lower is better); counts the evaluations of f."""
 
-    def __init__(self, worth: Worth) -> None:
+    def __init__(self, worth: Worth, ranks: Ranks = ALONE) -> None:
+        """ranks: the processes that a rule may share its work with."""
         self.worth, self.size, self.diminishing = worth, worth.size, worth.diminishing
-        self.evaluations = 0
+        self.evaluations, self.ranks = 0, ranks
 
     def start(self) -> Any:
         return self.worth.start()

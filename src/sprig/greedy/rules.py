@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sprig.core import greedy
 from sprig.core.errors import InputError
+from sprig.core.greedy import Trail
 from sprig.greedy.record import TIE, Counted, Found, Worth, retrace
 
 SLACK = 1e-9  # by which gains may grow, relative to the largest, before they count as growing
@@ -63,18 +64,25 @@ def distributed(counted: Counted, k: int, generator: torch.Generator, *, parts: 
 
 
 def spread(counted: Counted, k: int, part: Tensor, *, parts: int) -> Found:
-    """The distributed rule for a given assignment: (size,) the part of each item."""
-    local, slowest = [], 0
-    for number in range(parts):
+    """The distributed rule for a given assignment: (size,) the part of each item. Processes take the parts in turn."""
+
+    def walked(among: Tensor) -> tuple[list[tuple[float, ...]], int]:
         before = counted.evaluations
-        local.append(
-            greedy.exact(counted, k, among=(part == number).nonzero().flatten(), slack=TIE)
-        )
-        slowest = max(slowest, counted.evaluations - before)
-    before = counted.evaluations
+        trail = greedy.exact(counted, k, among=among, slack=TIE)
+        used, counted.evaluations = counted.evaluations - before, before
+        return [trail.picks, trail.gains, trail.values], used
+
+    def trail_of(fields: list[tuple[float, ...]]) -> Trail:
+        return Trail(tuple(int(i) for i in fields[0]), fields[1], fields[2])
+
+    own = [(part == number).nonzero().flatten() for number in range(parts)]
+    found = counted.ranks.each(own, walked)
+    local = [trail_of(fields) for fields, _ in found]
     union = torch.tensor(sorted({i for trail in local for i in trail.picks}), dtype=torch.int64)
-    trails = [greedy.exact(counted, k, among=union, slack=TIE), *local]
-    critical = slowest + counted.evaluations - before
+    last, used = counted.ranks.lead(lambda: walked(union))
+    trails = [trail_of(last), *local]
+    counted.evaluations += used + sum(n for _, n in found)
+    critical = used + max(n for _, n in found)
     winner = min(trails, key=lambda trail: trail.values[-1])  # the union's among equals
     others = tuple(trail.picks for trail in trails if trail is not winner)
     return Found(winner, (winner.picks, *others), critical)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sprig.core.errors import InputError
+from sprig.core.ranks import ALONE, present
 from sprig.greedy.exchange import backward, beam, swap
 from sprig.greedy.record import Counted, Found, Selection, Worth
 from sprig.greedy.rules import distributed, exact, lazy, stochastic
@@ -27,8 +28,9 @@ EMPTY = 1e-9  # what the empty set may be worth
 
 
 def maximise(
-    objective: Worth, k: int, *, rule: str = "exact", seed: int = 0, **options: Any
-) -> Selection:
+    objective: Worth, k: int, *, rule: str = "exact", seed: int = 0, processes: bool = False,
+    **options: Any,
+) -> Selection:  # fmt: skip
     """Pick k items whose set is worth much.
 
     objective: a set function, `sprig.greedy.record.Worth`; ready ones are LeastSquares, LogLikelihood, Coverage and
@@ -41,6 +43,8 @@ def maximise(
      - backward: from all items, the one missed least leaves;
      - swap (rounds=None): exact, then exchanges of one item while they help;
      - beam (width=4): the best sets of each size are all extended, greedy's own among them.
+    processes: of the distributed rule; the processes of torch.distributed's group, all of which call this alike, take
+    its parts in turn, and all get the same answer.
     seed: of stochastic, distributed and the check of lazy. Fewer than k picks come back only where the objective lets
     no item be added any more. Raises InputError, and DivergenceError where a gain is not a number.
 
@@ -66,7 +70,9 @@ def maximise(
         raise InputError(
             f"the empty set must be worth 0, found {nothing:.6g}: subtract it (SetFunction does)"
         )
-    counted = Counted(objective)
+    if processes and rule != "distributed":
+        raise InputError(f"the {rule} rule runs in one process; rule='distributed' can be shared")
+    counted = Counted(objective, present() if processes else ALONE)
     found = RULES[rule](counted, k, torch.Generator().manual_seed(seed), **options)
     evaluations = counted.evaluations
     return Selection(

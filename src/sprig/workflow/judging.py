@@ -27,19 +27,20 @@ def judge(
     bench: Workbench, path: Path, plan: Plan, wide: nn.Module, small: nn.Module, example: Example,
     limits: Mapping[str, float], triples: Any, eval_data: Any, notes: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Claims, costs, times and quality."""
+    """Claims, costs, times and quality; nothing in the other processes, once they have done their part."""
     graph, seed = bench.graph, bench.seed
     bench.progress("certificate", 0, 4)
+    lost = certify.layer_errors(
+        bench, wide, plan, label="calibration", description=triples.description
+    )
+    if not bench.ranks.first:
+        return {}
     claims = certify.masked_equals_shrunk(bench.model, small, plan, graph, example, seed)
     claims += certify.recount(small, plan, graph, example, limits)
     hashes = {"plan": plan.hash, "dense": sha256_model(bench.model), "weights": sha256_model(small)}
     hashes["data_calibration"] = triples.digest()
     bench.progress("certificate", 1, 4)
-    claims.append(
-        certify.layer_errors(
-            bench, wide, plan, label="calibration", description=triples.description
-        )
-    )
+    claims.append(lost)
     held_out = as_batches(eval_data) if eval_data is not None else None
     bench.progress("certificate", 2, 4)
     if held_out is not None:

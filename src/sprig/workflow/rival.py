@@ -6,6 +6,7 @@ plans badly. What decides here is the error of the fitted networks on the calibr
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sprig.core.allocate import LATENCY, WAYS, targets
@@ -57,7 +58,8 @@ def better(
     found: list[tuple[float, int, Outcome]] = []
     for plan in plans:
         outcome = realise(plan)
-        seen = quality(mask(bench.model, outcome, bench.graph), bench.model, data)
+        wide = mask(bench.model, outcome, bench.graph)
+        seen = bench.ranks.lead(partial(quality, wide, bench.model, data))
         found.append((seen.get("kl", seen.get("relative_error", 0.0)), len(found), outcome))
     _, best, outcome = min(found, key=lambda f: f[:2])
     rows = [

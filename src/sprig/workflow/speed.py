@@ -14,6 +14,7 @@ from sprig.core.example import Example
 from sprig.core.folder import RunFolder
 from sprig.core.path import Path
 from sprig.core.plan import Plan
+from sprig.core.ranks import Ranks
 from sprig.core.replay import Replay
 from sprig.core.timelayers import Width
 from sprig.core.timemodel import LatencyModel
@@ -102,7 +103,7 @@ class Speed:
                 least = check_time(bench.graph, table, self.target, pair)
             return {"table": table, "least": least}
 
-        found = _once(folder, "timing", measured)
+        found = _once(folder, self.bench.ranks, "timing", measured)
         return found["table"], found["least"]
 
     def plan(
@@ -123,7 +124,7 @@ class Speed:
             second = rival(path, budget, target, pair, plan)
             return {"plans": [plan, *([second] if second is not None else [])], "trials": trials}
 
-        found = _once(folder, "plan", confirmed)
+        found = _once(folder, self.bench.ranks, "plan", confirmed)
         return list(found["plans"]), found["trials"]
 
     def judged(
@@ -147,9 +148,14 @@ class Speed:
 
 
 def _once(
-    folder: RunFolder | None, name: str, compute: Callable[[], dict[str, Any]]
+    folder: RunFolder | None, ranks: Ranks, name: str, compute: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    return compute() if folder is None else folder.once(name, compute, records=RECORDS)
+    """Times are those of the first process."""
+
+    def found() -> dict[str, Any]:
+        return compute() if folder is None else folder.once(name, compute, records=RECORDS)
+
+    return ranks.lead(found, records=RECORDS)
 
 
 def figures(

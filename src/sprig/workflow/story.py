@@ -10,9 +10,7 @@ from typing import Any
 from torch import nn
 
 from sprig.core.allocate import check_reachable
-from sprig.core.batches import as_batches
 from sprig.core.cost import shares
-from sprig.core.errors import InputError
 from sprig.core.example import Example, inputs_of, pack
 from sprig.core.folder import MODEL, REPORT, RunFolder
 from sprig.core.norms import Norms
@@ -23,7 +21,6 @@ from sprig.core.store import save_run, sha256_file
 from sprig.core.surgery import mask as mask_with
 from sprig.core.surgery import shrink_
 from sprig.core.timing import Timing
-from sprig.core.tracing import trace
 from sprig.core.types import (
     Budget,
     Certificate,
@@ -33,12 +30,11 @@ from sprig.core.types import (
     Outcome,
     RunRecord,
 )
-from sprig.core.workbench import Progress, Workbench, silent
-from sprig.methods import METHODS, Method
+from sprig.core.workbench import Progress, Workbench
 from sprig.training.bn import reestimate_batch_norm
 from sprig.workflow.asked import asked, check_same
+from sprig.workflow.begin import bench_for, open_folder, stage
 from sprig.workflow.judging import curve, judge
-from sprig.workflow.pieces import check_labels, in_parts
 from sprig.workflow.recheck import EXAMPLE, MODULES, SHAPES
 from sprig.workflow.rival import better
 from sprig.workflow.speed import CLAIM, Speed
@@ -90,14 +86,15 @@ def search(
     timing: Timing | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    processes: bool = False,
 ) -> Path:
     """One calibration pass; the path it gives back answers every budget with `path.at(budget)`.
 
-    `modules`: see `prune`. `timing`: also measure the layers on this machine, so that the path answers budgets of
-    latency.
+    `modules`, `processes`: see `prune`. `timing`: also measure the layers on this machine, so that the path answers
+    budgets of latency.
     """
-    bench, chosen, settings, _ = _bench(
-        model, example_inputs, data, method, config, seed, progress, norms, modules
+    bench, chosen, settings, _ = bench_for(
+        model, example_inputs, data, method, config, seed, progress, norms, modules, processes
     )
     table, _ = Speed(bench, example_inputs, None, timing).begin(None)
     return replace(chosen.search(bench, settings), round_to=round_to, table=table)
@@ -122,6 +119,7 @@ def prune(
     timing: Timing | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    processes: bool = False,
 ) -> Result:
     """Cut a trained model to a budget without retraining.
 
@@ -133,7 +131,9 @@ def prune(
     latency holds for; the layers are measured, the plan is confirmed end to end and corrected. `norms`: "cut" lets
     channels leave that norms are taken over, see `trace`. `modules`: names of submodules, or "auto", for a model that
     cannot be exported as a whole: only what lies inside them is pruned, on what they get while the whole model runs;
-    the budget is still of the whole model (see docs/budgets.md).
+    the budget is still of the whole model (see docs/budgets.md). `processes`: share the work among the processes of
+    torch.distributed's group, all of which call this alike, with the same data; the plan is the same as of one process,
+    only the first writes the folder (see docs/distributed.md).
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
@@ -142,8 +142,8 @@ def prune(
     >>> result.model[0].out_features <= 16, result.certificate.passed
     (True, True)
     """
-    bench, chosen, settings, triples = _bench(
-        model, example_inputs, data, method, config, seed, progress, norms, modules
+    bench, chosen, settings, triples = bench_for(
+        model, example_inputs, data, method, config, seed, progress, norms, modules, processes
     )
     args, named = inputs_of(example_inputs)
     example: Example = named or args
@@ -152,11 +152,18 @@ def prune(
     check_reachable(bench.graph, limits)
     if folder is not None:
         pack(example)  # refuse what no folder can hold before the work, not after it
-    out = _open(folder, resume)
+    ranks = bench.ranks
     made = asked(method, settings, budget, round_to, seed, bench.graph)
     made |= {"norms": norms} | speed.settings
-    if out is not None:
-        out.keep("settings", made) if out.stage("settings") is None else check_same(out, made)
+    out: RunFolder | None = None
+
+    def opened() -> None:
+        nonlocal out
+        out = open_folder(folder, resume)
+        if out is not None:
+            out.keep("settings", made) if out.stage("settings") is None else check_same(out, made)
+
+    ranks.lead(opened)
     table, least = speed.begin(out)
 
     def searched() -> dict[str, Any]:
@@ -170,7 +177,7 @@ def prune(
             "record": dict(found.record),
         }
 
-    saved = out.once("search", searched) if out is not None else searched()
+    saved = stage(out, ranks, "search", searched)
     found = Path(
         graph=bench.graph, groups=saved["groups"], harm=saved["harm"], method=method,
         config=made["config"], seed=seed, round_to=round_to, chosen=saved["chosen"],
@@ -181,12 +188,12 @@ def prune(
     def fitted(plan: Plan) -> Outcome:
         outcome = chosen.realise(bench, plan, settings)
         renew = batch_norm if batch_norm is not None else method != "refit"
-        return _with_batch_norm(bench, outcome, triples) if renew else outcome
+        return ranks.lead(lambda: _with_batch_norm(bench, outcome, triples)) if renew else outcome
 
     def realised() -> Outcome:
         return better(bench, plans, fitted, triples)
 
-    outcome = out.once("refit", realised) if out is not None else realised()
+    outcome = stage(out, ranks, "refit", realised)
     wide = mask_with(bench.model, outcome, bench.graph)
     small = shrink_(copy.deepcopy(wide), outcome.plan.masks(bench.graph), bench.graph)
     small.train(model.training)
@@ -196,59 +203,29 @@ def prune(
         facts = judge(
             bench, found, plan, wide, small, example, limits, triples, eval_data, outcome.notes
         )
+        if not ranks.first:
+            return {}  # what the first process found is what all get
         return speed.judged(facts, small, plan, table, trials, outcome.notes)
 
-    facts = out.once("facts", judged) if out is not None else judged()
+    facts = stage(out, ranks, "facts", judged)
     record = _record(bench, found, plan, model, made, facts)
     result = Result(
         model=small, plan=plan, certificate=facts["certificate"], before=facts["before"],
         after=facts["after"], record=record, path=found, graph=bench.graph, example=example,
         numbers=numbers(wide, plan.masks(bench.graph), bench.graph),
     )  # fmt: skip
-    if out is not None:
-        _write(out, result)
-        if not isinstance(folder, RunFolder):
-            out.finish()
+
+    def written() -> None:
+        if out is not None:
+            _write(out, result)
+            if not isinstance(folder, RunFolder):
+                out.finish()
+
+    ranks.lead(written)
     return result
 
 
 # ---- pieces of the story ---------------------------------------------------------------------------
-
-
-def _bench(
-    model: nn.Module, example: Example, data: Any, method: str, config: Any, seed: int,
-    progress: Progress | None, norms: Norms, modules: Sequence[str] | str | None,
-) -> tuple[Workbench, Method, Any, Any]:  # fmt: skip
-    if method not in METHODS:
-        raise InputError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
-    chosen = METHODS[method]
-    settings = chosen.config() if config is None else config
-    if not isinstance(settings, chosen.config):
-        raise InputError(
-            f"config of {method!r} is a {type(settings).__name__}, expected a {chosen.config.__name__}"
-        )
-    triples = as_batches(data)
-    held = list(triples)
-    wants = chosen.labels and getattr(settings, "objective", "labels") == "labels"
-    if wants and any(t[2] is None for t in held):
-        raise InputError(f"method {method!r} needs labels; give batches as (input, target) pairs")
-    twin = copy.deepcopy(model).eval()
-    bench = Workbench(twin, _NO_GRAPH, held, seed, progress or silent)
-    bench.check(*inputs_of(example))
-    bench.graph = trace(twin, example, norms=norms, modules=modules)
-    if bench.graph.parts:
-        check_labels(chosen, settings)
-        chosen = in_parts(chosen)
-    return bench, chosen, settings, triples
-
-
-_NO_GRAPH = Graph((), (), (), (), (), {}, "")
-
-
-def _open(folder: Any, resume: bool) -> RunFolder | None:
-    if folder is None or isinstance(folder, RunFolder):
-        return folder
-    return RunFolder.create(folder, resume=resume)
 
 
 def _with_batch_norm(bench: Workbench, outcome: Outcome, triples: Any) -> Outcome:

@@ -154,12 +154,18 @@ def evidence(bench: Workbench, *, ridge: float | None, per_column: float, least:
     consumers = [bench.graph.consumers[i] for i in needed]
     parts = collect(bench, consumers, per_column=per_column, least=least)
     fitted, whole = {}, {}
-    for consumer in consumers:
+
+    def judged(consumer: Consumer) -> float:
+        (a, b), weight = parts[consumer.node], consumer.matrix(bench.weights)
+        likely = stronger(a, weight, consumer.block)
+        return judged_ridge(a, b, weight, likely, metric=norm_metric(bench, consumer))
+
+    for consumer, strength in zip(
+        consumers,
+        bench.ranks.each(consumers, judged) if ridge is None else [ridge] * len(consumers),
+        strict=True,
+    ):
         a, b = parts.pop(consumer.node)
-        weight = consumer.matrix(bench.weights)
-        strength = ridge if ridge is not None else judged_ridge(
-            a, b, weight, stronger(a, weight, consumer.block), metric=norm_metric(bench, consumer)
-        )  # fmt: skip
         both = merge(a, b, into=True) if a.count and b.count else merge(a, b)
         if both is a:
             both = replace(a, second=a.second.clone())

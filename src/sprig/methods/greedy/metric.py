@@ -33,11 +33,16 @@ def metric_of(bench: Workbench, consumer: Consumer, kind: str) -> Tensor | None:
         return norm_metric(bench, consumer)
     if kind == "identity":
         return None
-    if "fisher" not in bench.scratch:
-        bench.scratch["fisher"] = fisher(bench)
+    ready(bench, kind)
     found = bench.scratch["fisher"].get(consumer.node)
     assert found is None or isinstance(found, Tensor)
     return found
+
+
+def ready(bench: Workbench, kind: str) -> None:
+    """Take the gradients that a metric needs, if it needs any; all processes together, before one asks alone."""
+    if kind == "fisher" and kind not in bench.scratch:
+        bench.scratch[kind] = fisher(bench)
 
 
 def norm_metric(bench: Workbench, consumer: Consumer) -> Tensor | None:
@@ -51,24 +56,29 @@ def norm_metric(bench: Workbench, consumer: Consumer) -> Tensor | None:
 
 def fisher(bench: Workbench) -> dict[str, Tensor]:
     """Mean squared gradient of every consumer's outputs, by node; consumers that nothing flows back to are left out."""
-    replay, generator = bench.replay, bench.generator(7)
-    sums: dict[str, Tensor] = {}
+    replay = bench.replay
+    found: dict[int, dict[str, Tensor]] = {}  # by chunk
     trained = {name for name, p in bench.model.named_parameters() if p.is_floating_point()}
     weights = {
         name: t.clone().requires_grad_() if name in trained else t
         for name, t in bench.weights.items()
     }
-    seen = 0
     for chunk in bench.chunks:
-        if seen >= SAMPLES:
+        if chunk.number * replay.batch >= SAMPLES:
             break
-        seen += chunk.rows
+        sums = found.setdefault(chunk.number, {})
+        generator = bench.generator(7, chunk.number)
         watch = {replay.index[c.node]: _catch(bench, c, chunk, sums) for c in bench.graph.consumers}
         live = replay.start(chunk.args, chunk.kwargs, chunk.rows)
         live = replay.advance(live, weights, len(replay.nodes), watch, grad=True)
         outputs = replay.finish(live, weights, grad=True)
         _draw(outputs, named=replay.logits, inner=bench.inner, generator=generator).backward()  # type: ignore[no-untyped-call]
-    return {node: (s / s.mean()).clamp_min(LEAST) for node, s in sums.items() if bool(s.sum() > 0)}
+    total: dict[str, Tensor] = {}
+    chunks = {n: part for parts in bench.ranks.gather(found) for n, part in parts.items()}
+    for number in sorted(chunks):
+        for node, here in chunks[number].items():
+            total[node] = total[node] + here if node in total else here
+    return {node: (s / s.mean()).clamp_min(LEAST) for node, s in total.items() if bool(s.sum() > 0)}
 
 
 def _draw(outputs: list[Tensor], *, named: bool, inner: bool, generator: torch.Generator) -> Tensor:
@@ -102,4 +112,4 @@ def _catch(bench: Workbench, consumer: Consumer, chunk: Chunk, sums: dict[str, T
     return watch
 
 
-__all__ = ["METRICS", "fisher", "metric_of", "norm_metric"]
+__all__ = ["METRICS", "fisher", "metric_of", "norm_metric", "ready"]

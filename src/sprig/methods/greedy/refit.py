@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprig.core.collect import WIDE
+from sprig.core.collect import WIDE, sampling
 from sprig.core.norms import marked, normed
 from sprig.core.path import Path, with_cost
 from sprig.core.plan import Plan
@@ -24,6 +24,7 @@ from sprig.core.workbench import Workbench
 from sprig.methods.greedy.bounds import floor, reach, submodularity_ratio
 from sprig.methods.greedy.evidence import Evidence, evidence, problems, write
 from sprig.methods.greedy.exchange import TRIES, swap
+from sprig.methods.greedy.metric import ready
 from sprig.methods.greedy.problem import solve
 from sprig.methods.greedy.pursuit import path as pursue
 from sprig.methods.greedy.sequential import Sequential
@@ -68,24 +69,38 @@ def search(bench: Workbench, config: RefitConfig) -> Path:
     """Order, error and harm of every group at every size."""
     groups = bench.graph.prunable
     known = evidence_of(bench, config)
-    found: dict[str, GroupPath] = {}
-    weights: dict[Trial, dict[str, Tensor]] = {}
+    ready(bench, config.metric)
     fractions = affordable(bench, config)
     over = normed(bench.graph)
-    for done, group in enumerate(groups):
-        bench.progress("pursuit", done, len(groups))
-        found[group.name] = group_path(bench, group, known.of(group), config)
-        part = known.of(group, whole=False)
+
+    def pursued(group: Group) -> GroupPath:
+        bench.progress("pursuit", groups.index(group), len(groups))
+        return group_path(bench, group, known.of(group), config)
+
+    found = {trail.group: trail for trail in bench.ranks.each(groups, pursued)}
+    bench.progress("pursuit", len(groups), len(groups))
+
+    def tried(group: Group) -> dict[int, dict[str, Tensor]]:
+        part, out = known.of(group, whole=False), {}
         for kept in sorted({max(1, min(group.size - 1, round(f * group.size))) for f in fractions}):
             picks = found[group.name].order[:kept]
-            stream = group.index in over and len(group.consumers) > 1
             solved = (
                 walked(bench, group, picks, config)
-                if stream
+                if group in streams
                 else refitted(bench, group, picks, part)
             )
-            weights[Trial(group.index, kept)] = solved | marks(bench, group, picks)
-    bench.progress("pursuit", len(groups), len(groups))
+            out[kept] = solved | marks(bench, group, picks)
+        return out
+
+    streams = [g for g in groups if g.index in over and len(g.consumers) > 1]
+    others = [g for g in groups if g not in streams]
+    # a walk through the network takes all processes, the other trials are one process's each
+    made = [*bench.ranks.each(others, tried), *map(tried, streams)]
+    weights = {
+        Trial(group.index, kept): solved
+        for group, sizes in zip([*others, *streams], made, strict=True)
+        for kept, solved in sizes.items()
+    }
     results = measure(bench, list(weights), weights.__getitem__, work=config.trial_work)
     harm = {}
     for group in groups:
@@ -98,6 +113,7 @@ def search(bench: Workbench, config: RefitConfig) -> Path:
         method="refit",
         config=asdict(config),
         seed=bench.seed,
+        record=sampling(bench),
     )
 
 
@@ -188,6 +204,7 @@ def marks(bench: Workbench, group: Group, picks: Sequence[int]) -> dict[str, Ten
 
 def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
     """Weights for a plan, in the original shapes; with the submodularity ratio of every returned set."""
+    ready(bench, config.metric)
     with torch.no_grad():
         if config.swaps:
             plan = exchanged(bench, plan, config)
@@ -202,7 +219,11 @@ def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
             reselect=config.reselect,
             streams=config.streams,
         ).run()
-        notes = {"submodularity": ratios(bench, outcome.plan, config)} if config.ratio_pairs else {}
+        notes = {}
+        if config.ratio_pairs:
+            evidence_of(bench, config)  # by all processes, where a resumed run has none yet
+            stated = bench.ranks.lead(lambda: ratios(bench, outcome.plan, config))
+            notes = {"submodularity": stated}
     bench.scratch.clear()  # the moments are large
     return replace(outcome, notes=notes)
 
@@ -264,15 +285,18 @@ def ratios(bench: Workbench, plan: Plan, config: RefitConfig) -> dict[str, dict[
 
 def floors(bench: Workbench, path: Path, config: RefitConfig) -> Path:
     """The path with a lower bound, at every size, on the error of *any* choice of that size."""
-    out = {}
-    for done, group in enumerate(bench.graph.prunable):
-        bench.progress("lower bounds", done, len(bench.graph.prunable))
-        found = problems(bench, group, evidence_of(bench, config).of(group), metric=config.metric)
+    known, groups = evidence_of(bench, config), bench.graph.prunable
+    ready(bench, config.metric)
+
+    def bounded(group: Group) -> GroupPath:
+        bench.progress("lower bounds", groups.index(group), len(groups))
+        found = problems(bench, group, known.of(group), metric=config.metric)
         bound = floor(
             found,
             group.size,
             ridge=0.0,
             removal=max(len(p.columns) for p in found) < REMOVAL_COLUMNS,
         )
-        out[group.name] = replace(path.groups[group.name], floor=bound)
-    return replace(path, groups=out)
+        return replace(path.groups[group.name], floor=bound)
+
+    return replace(path, groups={p.group: p for p in bench.ranks.each(groups, bounded)})

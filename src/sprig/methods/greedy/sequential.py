@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprig.core.collect import consumer_rows, judges, live_rows
+from sprig.core.collect import Halves, consumer_rows, live_rows
+from sprig.core.deal import judges
 from sprig.core.norms import marked, normed
 from sprig.core.path import with_cost
 from sprig.core.plan import Plan
 from sprig.core.replay import Live
 from sprig.core.rows import targets_at
-from sprig.core.stats import Accumulator, Moments
+from sprig.core.stats import Moments
 from sprig.core.types import Consumer, Outcome
 from sprig.core.workbench import Workbench
 from sprig.methods.greedy.evidence import (
@@ -74,10 +75,12 @@ class Sequential:
         marks = marked(bench.weights, self.masks, bench.graph)
         self.weights: dict[str, Tensor] = {**bench.weights, **marks}
         self.changed: dict[str, Tensor] = {}
-        self.generator = bench.generator(2)
         replay = bench.replay
-        fitted = [c for j, c in enumerate(bench.chunks) if not judges(j)]
-        self.only, self.chunks = only, fitted if only is not None and fitted else bench.chunks
+        numbers = range(bench.pieces)
+        fitted = [n for n in numbers if not judges(n)] if only is not None else []
+        wanted = set(fitted or numbers)
+        self.only, self.pieces = only, len(wanted)
+        self.chunks = [c for c in bench.chunks if c.number in wanted]
         self.dense: list[Live] = [replay.start(c.args, c.kwargs, c.rows) for c in self.chunks]
         self.pruned: list[Live] = [live.fork() for live in self.dense]
 
@@ -126,7 +129,18 @@ class Sequential:
         replay = self.bench.replay
         seam = find_seam(replay, consumer.node) if self.with_streams else None
         plateau = find_plateau(replay, consumer, seam) if self.rounds else None
-        first, second, sample = self.moments(consumer, seam, plateau)
+        seen = self.moments(consumer, seam, plateau)
+        found, masks = self.bench.ranks.lead(lambda: self.solved(consumer, plateau, *seen))
+        self.masks |= masks
+        found = {name: t.to(self.bench.weights[name].device) for name, t in found.items()}
+        self.weights.update(found)
+        self.changed.update(found)
+
+    def solved(
+        self, consumer: Consumer, plateau: Plateau | None, first: Moments, second: Moments,
+        sample: Sample | None,
+    ) -> tuple[dict[str, Tensor], dict[int, np.ndarray]]:  # fmt: skip
+        """New weights of a consumer, and what was picked anew."""
         weight = consumer.matrix(self.bench.weights)
         keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
         ridge = self.ridge
@@ -141,6 +155,7 @@ class Sequential:
             metric=metric_of(self.bench, consumer, self.metric),
             centred=centred(self.bench, consumer),
         )
+        before = dict(self.masks)
         if self.with_reselect:
             self.reselect(consumer, problem)
         keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
@@ -160,8 +175,7 @@ class Sequential:
             )
         found: dict[str, Tensor] = {}
         write(self.bench.weights, found, consumer, solution.weight, solution.bias, own=False)
-        self.weights.update(found)
-        self.changed.update(found)
+        return found, {i: m for i, m in self.masks.items() if m is not before[i]}
 
     def reselect(self, consumer: Consumer, problem: ConsumerProblem) -> None:
         """Pick the same number of units again, on what the inputs have become."""
@@ -199,29 +213,25 @@ class Sequential:
         bench, replay = self.bench, self.bench.replay
         at = replay.index[consumer.node]
         old = consumer.matrix(bench.weights)
-        sums = [
-            Accumulator(
-                old[0].numel(),
-                consumer.out,
-                name=consumer.node,
-                precision="float32",
-                device=old.device,
-            )
-            for _ in "ab"
-        ]
-        limit = -(-self.rows // len(self.chunks))
+        sums = Halves(
+            old[0].numel(), consumer.out, bench.ranks, pieces=self.pieces, name=consumer.node,
+            device=old.device,
+        )  # fmt: skip
+        limit = -(-self.rows // self.pieces)
         few = 0
         if plateau is not None:
             wanted = wanted_rows(old[0].numel(), consumer.out, self.rounds)
-            few = -(-wanted // len(self.chunks))
-        samples: list[Sample] = []
+            few = -(-wanted // self.pieces)
+        samples: dict[int, Sample] = {}
         for j, chunk in enumerate(self.chunks):
             self.dense[j] = replay.advance(self.dense[j], bench.weights, at)
             self.pruned[j] = replay.advance(self.pruned[j], self.weights, at)
             x = self.pruned[j].values[replay.nodes[at].args[consumer.argument]]
             keep = live_rows(bench, x, chunk.rows)
             live = bench.live_tokens(chunk, x, consumer.weight)
-            rows, where = consumer_rows(consumer, old, x, keep, limit, self.generator, live)
+            generator = bench.generator(2, consumer.order, chunk.number)
+            found = consumer_rows(consumer, old, x, keep, limit, generator, live)
+            where = found.where
             seen: dict[int, Tensor] = {}
             end = at if seam is None else seam.add
             watch = {i: _remember(seen, i) for i in {at, end}}
@@ -232,8 +242,14 @@ class Sequential:
                 total = targets_at(seen[end][:keep], where, consumer.kind)
                 other = targets_at(self.pruned[j].values[seam.other][:keep], where, consumer.kind)
                 y = seam.before_norm(y, total - other, bench.weights)
-            sums[int(judges(j))].add(rows, y)
+            sums.add(found, y, number=chunk.number)
             if plateau is not None:
-                samples.append(Sample(rows, y, other).drawn(few, self.generator))
-        sample = Sample.joined(samples) if samples else None
-        return sums[0].close(), sums[1].close(), sample
+                samples[chunk.number] = Sample(found.x, y, other).drawn(few, generator)
+        first, second = sums.close()
+        return first, second, None if plateau is None else self.joined(samples)
+
+    def joined(self, own: dict[int, Sample]) -> Sample:
+        """The rows of all processes, in the order of their chunks."""
+        parts = self.bench.ranks.gather({n: [s.x, s.y, s.added] for n, s in own.items()})
+        rows = sorted((n, fields) for part in parts for n, fields in part.items())
+        return Sample.joined([Sample(x, y, added) for _, (x, y, added) in rows])

@@ -1,0 +1,196 @@
+"""Second moments whose bits do not depend on the order in which batches, or processes, are added up.
+
+Floating sums depend on their order. Here every column is first scaled by a power of two, which is exact, so that its
+products may be rounded to whole numbers far below their own accuracy; whole numbers below 2^53 add exactly in float64.
+What is left, the scatter of the batches' means, is summed at the end, in the order of the batches.
+
+Letters: x input columns (D) of a row, y targets (O), s the power of two of a column. Kept: sum of round(s s (x - m)^T
+(x - m)) with m the mean of the rows of its own piece, and m and the count of every piece.
+Beyond 2^53 nothing breaks: sums are then rounded as all floating sums are.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sprig.core.errors import InputError
+from sprig.core.ranks import Ranks
+from sprig.core.stats import CHUNK, Moments, centre, check_numbers, mirror, panels
+
+FINE = 38  # bits of the first piece's power per column in float64: 2^15 such pieces fit
+COARSE = 25  # bits of all pieces' power in int32: 2^6 times that fits
+FULL = 2.0**31 - 2.0**26  # where int32 ends, with room for what rounding adds
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The power of two of every column, the same in all processes."""
+
+    inputs: Tensor  # (D,) float64
+    outputs: Tensor  # (O,)
+
+    @staticmethod
+    def of(x: Tensor, y: Tensor | None, *, bits: float) -> "Grid":
+        """For columns that have about the power of these rows (n, D) and (n, O)."""
+        empty = x.new_zeros(0, dtype=torch.float64)
+        return Grid(_scale(x, bits), empty if y is None else _scale(y, FINE))
+
+    @staticmethod
+    def shared(
+        x: Tensor | None, y: Tensor | None, shape: tuple[int, int], ranks: Ranks, *, bits: float
+    ) -> "Grid":
+        """The first process's grid in all; the others need no rows."""
+        if ranks.alone and x is not None:
+            return Grid.of(x, y, bits=bits)
+        both = torch.ones(sum(shape), dtype=torch.float64)
+        if ranks.first:
+            if x is None:
+                raise InputError("the first process has no data; give it at least one batch")
+            found = Grid.of(x, y, bits=bits)
+            both = torch.cat([found.inputs, found.outputs]).cpu()
+        ranks.spread_(both)
+        return Grid(both[: shape[0]], both[shape[0] :])
+
+
+def _scale(x: Tensor, bits: float) -> Tensor:
+    """(D,) powers of two s for which s^2 times the power of the column is about 2^bits."""
+    if not len(x):  # nothing but padding
+        return torch.ones(x.shape[1], dtype=torch.float64, device=x.device)
+    rows = x[:CHUNK]
+    _, rows = centre(rows, torch.float32)
+    power = rows.square().sum(0, dtype=torch.float64) * (len(x) / max(len(rows), 1))
+    power = power.nan_to_num(nan=1.0, posinf=1.0)  # refused with its name when it is added
+    alive = power[power > 0]
+    if len(alive):  # a column that is silent here may speak later on
+        power = power.clamp_min(float(alive.median()) / 64)
+    else:
+        power = x.square().sum(0, dtype=torch.float64).nan_to_num(nan=1.0, posinf=1.0)
+        power = power.clamp_min(2.0**-40)
+    exponent = np.floor((bits - np.log2(power.cpu().numpy())) / 2).astype(int)
+    return torch.from_numpy(np.ldexp(1.0, np.clip(exponent, -90, 90))).to(x.device)
+
+
+class Sums:
+    """Adds pieces of data in any order, in any process, to the same bits."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int = 0,
+        *,
+        name: str = "",
+        device: torch.device | str = "cpu",
+        compact: bool = False,
+    ) -> None:
+        """`compact` keeps the D x D matrix in int32, half the memory, as long as its numbers fit."""
+        self.name, self.half, self.compact = name, compact, compact
+        self.inputs, self.outputs = inputs, outputs
+        self.device = torch.device(device)
+        kind = torch.int32 if compact else torch.float64
+        self.second = torch.zeros(inputs, inputs, dtype=kind, device=device)
+        self.cross = torch.zeros(outputs, inputs, dtype=torch.float64, device=device)
+        self.power = torch.zeros(outputs, dtype=torch.float64, device=device)
+        self.pieces: dict[tuple[int, int], tuple[int, Tensor, Tensor]] = {}  # count, means
+
+    def add(self, x: Tensor, y: Tensor | None, grid: Grid, *, number: int) -> None:
+        """Rows (n, D) and targets (n, O) of the piece of that number, all of them at once."""
+        found = 0 if y is None else y.shape[1]
+        if x.shape[1] != self.inputs or found != self.outputs:
+            raise InputError(
+                f"{self.name or 'moments'}: expected {self.inputs} inputs and {self.outputs} targets, found "
+                f"{x.shape[1]} and {found}"
+            )
+        for at in range(0, len(x), CHUNK):
+            part = None if y is None else y[at : at + CHUNK]
+            self._add(x[at : at + CHUNK], part, grid, (number, at))
+
+    def _add(self, x: Tensor, y: Tensor | None, grid: Grid, at: tuple[int, int]) -> None:
+        mean, x = centre(x.detach(), torch.float32)
+        check_numbers(self.name, "inputs", mean)
+        x = x.mul_(grid.inputs.to(x))
+        self._make_room(x)
+        whole_gram(self.second, x)
+        target_mean = torch.zeros(0, dtype=torch.float64)
+        if y is not None:
+            target_mean, y = centre(y.detach(), torch.float32)
+            check_numbers(self.name, "targets", target_mean)
+            y = y.mul_(grid.outputs.to(y))
+            self.cross += (y.mT @ x).round_()
+            self.power += y.double().square().sum(0).round_()
+        self.pieces[at] = (len(x), mean.cpu(), target_mean.cpu())
+
+    def _make_room(self, x: Tensor) -> None:
+        """Go over to float64 before a number gets too large for int32; none is larger than those on the diagonal."""
+        if self.compact:
+            power = x.square().sum(0, dtype=torch.float64) + self.second.diagonal()
+            if float(power.max()) >= FULL:
+                self._widen()
+
+    def _widen(self) -> None:
+        self.second, self.compact = self.second.double(), False
+
+    def merge(self, ranks: Ranks) -> None:
+        """Add up what all processes have."""
+        if ranks.alone:
+            return
+        wide = torch.tensor([float(not self.compact)], dtype=torch.float64)
+        power = self.second.diagonal().double().cpu()
+        wide, power = ranks.add_(wide), ranks.add_(power)
+        if self.compact and (float(wide) > 0 or float(power.max()) >= FULL):
+            self._widen()
+        for a, b in panels(len(self.second)):
+            rows = self.second[a:b]
+            rows.copy_(ranks.add_(rows.contiguous()))
+        ranks.add_(self.cross)
+        ranks.add_(self.power)
+        parts = ranks.gather({at: list(piece) for at, piece in self.pieces.items()})
+        self.pieces = {
+            at: (n, mean, target) for part in parts for at, (n, mean, target) in part.items()
+        }
+
+    def close(self, grid: Grid | None) -> Moments:
+        """The moments on the CPU, in the memory that they stand in: nothing may be added any more."""
+        order = sorted(self.pieces)
+        counts = torch.tensor([self.pieces[at][0] for at in order], dtype=torch.float64)
+        total = float(counts.sum())
+        if grid is None or not total:
+            return Moments(
+                0.0, torch.zeros(self.inputs, dtype=torch.float64), self._real(None).cpu(),
+                torch.zeros(self.outputs, dtype=torch.float64), self.cross.cpu(), self.power.cpu(), self.name,
+            )  # fmt: skip
+        means = torch.stack([self.pieces[at][1] for at in order])
+        targets = torch.stack([self.pieces[at][2] for at in order])
+        mean, target_mean = (counts @ m / total for m in (means, targets))
+        root = counts.sqrt()[:, None]
+        dx, dy = (means - mean) * root, (targets - target_mean) * root
+        second = self._real(grid.inputs).cpu()
+        mirror(second)
+        second.addmm_(dx.mT.to(second), dx.to(second))
+        mirror(second)
+        columns, outputs = grid.inputs.cpu(), grid.outputs.cpu()
+        cross = self.cross.cpu() / outputs[:, None] / columns
+        power = self.power.cpu() / outputs.square() + dy.square().sum(0)
+        return Moments(total, mean, second, target_mean, cross + dy.mT @ dx, power, self.name)
+
+    def _real(self, scale: Tensor | None) -> Tensor:
+        """From whole numbers to real ones; int32 becomes float32 where it stands."""
+        if scale is None:
+            scale = torch.ones(self.inputs, dtype=torch.float64, device=self.device)
+        if self.half and not self.compact:
+            out = torch.empty(self.second.shape, dtype=torch.float32, device=self.second.device)
+        else:
+            out = self.second.view(torch.float32) if self.compact else self.second
+        down = scale.reciprocal().to(self.second.device)
+        for a, b in panels(len(out)):
+            rows = self.second[a:b].double() * down[a:b, None] * down
+            out[a:b] = rows.to(out.dtype)
+        return out
+
+
+def whole_gram(total: Tensor, x: Tensor) -> None:
+    """total += x^T x in whole numbers, on and below the diagonal (see `mirror`)."""
+    for a, b in panels(len(total)):
+        product = (x[:, a:].mT @ x[:, a:b]).round_()
+        total[a:, a:b] += product if total.is_floating_point() else product.to(total.dtype)

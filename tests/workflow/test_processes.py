@@ -1,0 +1,137 @@
+"""Several real processes (gloo): the same plan and weights as one, refusals that all hear, errors that end all."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import sprig
+from sprig.core.batches import as_batches
+from sprig.core.deal import deal, owner
+from sprig.core.errors import InputError
+from sprig.core.ranks import ALONE, Ranks, present
+from sprig.core.workbench import Workbench
+from sprig.testing.processes import Processes
+
+WORK = Path(__file__).with_name("processes_work.py")
+
+
+@pytest.fixture(scope="module")
+def work() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("processes_work", WORK)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def one(work: ModuleType) -> dict[str, Any]:
+    return work.figures(work.cut(processes=False))
+
+
+def shared(size: int, folder: Path) -> list[dict[str, Any]]:
+    group = Processes(f"{WORK}:plans", size, folder, (str(folder),))
+    codes = group.wait(400)
+    assert codes == [0] * size, [group.said(rank)[-2000:] for rank in range(size)]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
+
+
+def check_same(found: dict[str, Any], one: dict[str, Any]) -> None:
+    assert found["plan"] == one["plan"]
+    assert found["weights"] == one["weights"], "the bits of the refitted weights"
+    assert found["passed"]
+    for name, errors in one["layers"].items():
+        assert found["layers"][name] == pytest.approx(errors, rel=1e-9)
+    assert found["search"] == pytest.approx(one["search"], rel=1e-6)
+
+
+@pytest.mark.flow
+def test_two_processes_give_what_one_gives(work, one, tmp_path: Path) -> None:
+    both = shared(2, tmp_path)
+    for method in ("reweight", "uniform", "linesearch"):
+        alone = work.figures(work.cut(processes=False, method=method))
+        check_same(both[0][method], alone)
+        check_same(both[1][method], alone)
+    for answer in both:
+        check_same(answer["refit"], one)
+        assert answer["selection"] == json.loads(json.dumps(work.selection(processes=False)))
+    check_same(both[0]["stream"], work.figures(work.streamed(processes=False)))
+    assert both[0]["stream"] == both[1]["stream"]
+    assert "modules= runs in one process only" in both[0]["modules"]
+    assert "method 'loss' runs in one process only" in both[1]["loss"]
+    assert all("were given 64, 67 samples; give all the same" in a["unequal"] for a in both)
+    assert both[0]["led"] == "RuntimeError: out of luck"
+    assert both[1]["led"] == "RanksError: process 0 of 2 stopped: out of luck"
+    assert both[1]["each"] == [[0, 0], [1, 1], [2, 0], [3, 1], [4, 0]]
+    assert "is a file; expected a folder" in both[0]["budget"]
+    assert both[1]["budget"].startswith("RanksError: process 0 of 2 stopped: ")
+
+
+@pytest.mark.flow
+def test_four_processes_give_what_one_gives(work, one, tmp_path: Path) -> None:
+    answers = shared(4, tmp_path)
+    for answer in answers:
+        check_same(answer["refit"], one)
+        assert answer["selection"] == json.loads(json.dumps(work.selection(processes=False)))
+
+
+def test_the_search_says_what_drawing_rows_costs(one) -> None:
+    figures = one["search"]
+    assert 0 < figures["rows drawn, least share of a layer's positions"] < 1
+    assert 0 < figures["rows drawn, largest standard error of a layer's input power"] < 0.2
+
+
+def test_processes_without_a_group_are_refused() -> None:
+    with pytest.raises(InputError, match="is not initialised here"):
+        present()
+    x = torch.zeros(2, 4)
+    with pytest.raises(InputError, match="processes=True"):
+        sprig.search(torch.nn.Linear(4, 2), (x,), [x], processes=True)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_chunks_are_dealt_out_once_and_evenly(size: int) -> None:
+    owners = [owner(n, size) for n in range(84)]
+    assert owners[0] == 0, "the first process sets the grid"
+    counts = [owners.count(rank) for rank in range(size)]
+    assert max(counts) - min(counts) <= 1 + 84 % size
+    judges = [owners[n] for n in range(3, 84, 4)]
+    assert max(judges.count(r) for r in range(size)) == math.ceil(len(judges) / size)
+
+
+def test_dealt_chunks_are_those_of_one_process() -> None:
+    """Batches of uneven sizes, an input that is the same for all samples, targets, a last chunk that is filled up."""
+    scale, x, y = torch.arange(5.0), torch.arange(67.0 * 3).view(67, 3), torch.arange(67)
+    cuts = [(0, 20), (20, 21), (21, 60), (60, 67)]
+    triples = [((x[a:b],), {"scale": scale}, y[a:b]) for a, b in cuts]
+    net = torch.nn.Linear(3, 1)
+    whole = Workbench(net, None, triples).chunks  # type: ignore[arg-type]
+    assert whole[-1].rows < len(whole[-1].args[0])
+    for size in (1, 3):
+        found = {}
+        for rank in range(size):
+            ranks = Ranks(rank, size)
+            object.__setattr__(ranks, "gather", lambda value: [value])
+            dealt = deal(as_batches([((t[0][0], t[1]["scale"]), t[2]) for t in triples]), ranks)
+            assert (dealt.samples, dealt.pieces) == (67, len(whole))
+            assert torch.equal(dealt.first.args[0], whole[0].args[0])
+            found |= {c.number: c for c in dealt.chunks}
+        assert sorted(found) == list(range(len(whole)))
+        for number, chunk in enumerate(whole):
+            assert chunk.number == number
+            mine = found[number]
+            assert torch.equal(mine.args[0], chunk.args[0])
+            assert torch.equal(mine.args[1], scale)
+            assert mine.rows == chunk.rows
+            assert torch.equal(mine.target, chunk.target)
+
+
+def test_no_data_cannot_be_dealt() -> None:
+    with pytest.raises(InputError, match="the data is empty"):
+        deal([], ALONE)
