@@ -2,11 +2,12 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
+from sprig.cli.main import main
 from sprig.methods.greedy.sequential import Sequential
-from sprig.testing.processes import command
 
 
 def dying(stamp: str, rank: str, *line: str) -> None:
@@ -20,4 +21,5 @@ def dying(stamp: str, rank: str, *line: str) -> None:
         visit(self, consumer)
 
     Sequential.visit = counted  # type: ignore[method-assign]
-    command(*line)
+    sys.argv = ["sprig", *line]
+    main()

@@ -319,7 +319,7 @@ def chunks(triples: Iterable[Triple], size: int) -> list[Chunk]:
     whole = all(isinstance(t, Tensor) and t.dim() > 0 for t in targets)
     target = torch.cat(targets) if whole else None
     size = min(size, total)
-    out = []
+    out: list[Chunk] = []
     for start in range(0, total, size):
         rows = min(size, total - start)
         index = torch.arange(start, start + size) % total

@@ -6,6 +6,7 @@ compares the outputs with the dense network's. Between trials, harm is interpola
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ def measure(
 
 def _given(chunks: list[Chunk], ranks: Ranks) -> list[Chunk]:
     """The one chunk that one process has, in all."""
-    sent = [[c.args, dict(c.kwargs), c.rows, c.number] for c in chunks]
+    sent: list[Any] = [[c.args, dict(c.kwargs), c.rows, c.number] for c in chunks]
     return [
         Chunk(args, kwargs, rows, number=number)
         for part in ranks.gather(sent)

@@ -21,6 +21,7 @@ from sprig.core.stats import CHUNK, Moments, centre, check_numbers, mirror, pane
 
 FINE = 38  # bits of the first piece's power per column in float64: 2^15 such pieces fit
 COARSE = 25  # bits of all pieces' power in int32: 2^6 times that fits
+QUIET, SILENT = 2.0**-6, 2.0**-40  # of the usual power of a column
 FULL = 2.0**31 - 2.0**26  # where int32 ends, with room for what rounding adds
 
 
@@ -56,15 +57,19 @@ class Grid:
 
 def _scale(x: Tensor, bits: float) -> Tensor:
     """(D,) powers of two s for which s^2 times the power of the column is about 2^bits."""
-    if not len(x):  # nothing but padding
-        return torch.ones(x.shape[1], dtype=torch.float64, device=x.device)
+    if not len(x):  # nothing but padding: as for rows of power 1
+        x = torch.ones(1, x.shape[1], device=x.device)
     rows = x[:CHUNK]
     _, rows = centre(rows, torch.float32)
     power = rows.square().sum(0, dtype=torch.float64) * (len(x) / max(len(rows), 1))
     power = power.nan_to_num(nan=1.0, posinf=1.0)  # refused with its name when it is added
     alive = power[power > 0]
-    if len(alive):  # a column that is silent here may speak later on
-        power = power.clamp_min(float(alive.median()) / 64)
+    if len(
+        alive
+    ):  # a column that is silent here may speak later on; int32 has no room for a whisper that gets loud
+        usual = float(alive.median())
+        silent = power < usual * (SILENT if bits == FINE else QUIET)
+        power = power.masked_fill(silent, usual * QUIET)
     else:
         power = x.square().sum(0, dtype=torch.float64).nan_to_num(nan=1.0, posinf=1.0)
         power = power.clamp_min(2.0**-40)
@@ -135,20 +140,18 @@ class Sums:
         """Add up what all processes have."""
         if ranks.alone:
             return
-        wide = torch.tensor([float(not self.compact)], dtype=torch.float64)
-        power = self.second.diagonal().double().cpu()
-        wide, power = ranks.add_(wide), ranks.add_(power)
-        if self.compact and (float(wide) > 0 or float(power.max()) >= FULL):
-            self._widen()
+        if self.half:  # all must know whether the sum fits, and whether all still have whole numbers of 32 bits
+            wide = torch.tensor([float(not self.compact)], dtype=torch.float64)
+            told = ranks.add_(torch.cat([wide, self.second.diagonal().cpu().double()]))
+            if self.compact and (float(told[0]) > 0 or float(told[1:].max()) >= FULL):
+                self._widen()
         for a, b in panels(len(self.second)):
             rows = self.second[a:b]
             rows.copy_(ranks.add_(rows.contiguous()))
         ranks.add_(self.cross)
         ranks.add_(self.power)
-        parts = ranks.gather({at: list(piece) for at, piece in self.pieces.items()})
-        self.pieces = {
-            at: (n, mean, target) for part in parts for at, (n, mean, target) in part.items()
-        }
+        parts = ranks.gather(self.pieces)
+        self.pieces = {at: piece for part in parts for at, piece in part.items()}
 
     def close(self, grid: Grid | None) -> Moments:
         """The moments on the CPU, in the memory that they stand in: nothing may be added any more."""

@@ -76,14 +76,6 @@ def _child(
         sys.stderr.flush()
 
 
-def command(*line: str) -> None:
-    """The command line in this process."""
-    from sprig.cli.main import main
-
-    sys.argv = ["sprig", *line]
-    main()
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

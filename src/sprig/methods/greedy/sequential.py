@@ -250,6 +250,7 @@ class Sequential:
 
     def joined(self, own: dict[int, Sample]) -> Sample:
         """The rows of all processes, in the order of their chunks."""
-        parts = self.bench.ranks.gather({n: [s.x, s.y, s.added] for n, s in own.items()})
+        sent: dict[int, list[Any]] = {n: [s.x, s.y, s.added] for n, s in own.items()}
+        parts = self.bench.ranks.gather(sent)
         rows = sorted((n, fields) for part in parts for n, fields in part.items())
         return Sample.joined([Sample(x, y, added) for _, (x, y, added) in rows])
