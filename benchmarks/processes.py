@@ -68,7 +68,7 @@ def page(rows: dict[int, dict[str, Any]], asked: argparse.Namespace) -> str:
         f"`python benchmarks/processes.py` on {asked.model}, {asked.images} images of {asked.data}, budget",
         f"{asked.budget} of the multiply-adds, {len(os.sched_getaffinity(0))} core(s) for all processes together,",
         "one thread each, gloo. Seconds of the first",
-        "process: of the processor, and (by the clock). Ratio: processor seconds against one process.",
+        "process, which does most: of the processor, and (by the clock). Ratio: processor seconds against one process.",
         "",
         "| processes | " + " | ".join(STAGES.values()) + " | all three | ratio | plan | weights |",
         "|---|" + "---|" * (len(STAGES) + 4),
@@ -82,6 +82,11 @@ def page(rows: dict[int, dict[str, Any]], asked: argparse.Namespace) -> str:
             f"| {size} | " + " | ".join(cells) + f" | {whole[0]:.2f} ({whole[1]:.2f}) "
             f"| {whole[0] / base:.2f} | {same[0]} | {same[1]} |"
         )  # fmt: skip
+    lines += [
+        "",
+        "Forward passes and trials are shared out; what is left in the final pass is solved layer after layer by the first",
+        "process. Where processes share a core, the clock says how busy the machine was, not what more cores would bring.",
+    ]
     return "\n".join([*lines, ""])
 
 
