@@ -84,8 +84,8 @@ def page(rows: dict[int, dict[str, Any]], asked: argparse.Namespace) -> str:
         )  # fmt: skip
     lines += [
         "",
-        "Forward passes and trials are shared out; what is left in the final pass is solved layer after layer by the first",
-        "process. Where processes share a core, the clock says how busy the machine was, not what more cores would bring.",
+        "Forward passes and trials are shared out; what is left in the final pass is solved layer after layer by the",
+        "first process. Where processes share a core, the clock tells how busy the machine was, not what cores bring.",
     ]
     return "\n".join([*lines, ""])
 
