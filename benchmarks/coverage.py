@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "coverage.jsonl"
@@ -148,8 +149,10 @@ def handled(spec: str) -> Row:
     live, wide = stirred(model).double(), x.double()
     try:
         with torch.no_grad():
-            dense, masked = live(wide), mask(live, plan, graph)(wide)
-        row["precision"] = "float64"
+            with Narrowing() as narrowing:
+                dense = live(wide)
+            masked = mask(live, plan, graph)(wide)
+        row["precision"] = "float32 inside" if narrowing.seen else "float64"
     except RuntimeError:  # the model insists on its own precision
         live, wide = stirred(model), x
         with torch.no_grad():
@@ -170,6 +173,18 @@ def handled(spec: str) -> Row:
     close = row["gap"] <= (1e-8 if row["precision"] == "float64" else 1e-4)
     good = close and row["moved"] > 1e-6 and row["recount"] and row["reloaded"]
     return row | {"status": "ok" if good else "wrong"}
+
+
+class Narrowing(TorchDispatchMode):
+    """Whether a model in double precision goes down to single precision on its way, e.g. in its norms."""
+
+    seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default:
+            self.seen |= args[0].dtype == torch.float64 and out.dtype == torch.float32
+        return out
 
 
 def free(graph: Any, number: Any) -> bool:

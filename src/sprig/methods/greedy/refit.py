@@ -23,11 +23,10 @@ from sprig.core.types import Group, GroupPath, Outcome
 from sprig.core.workbench import Workbench
 from sprig.methods.greedy.bounds import floor, reach, submodularity_ratio
 from sprig.methods.greedy.evidence import Evidence, evidence, problems, write
-from sprig.methods.greedy.exchange import TRIES, swap
 from sprig.methods.greedy.metric import ready
 from sprig.methods.greedy.problem import solve
-from sprig.methods.greedy.pursuit import path as pursue
 from sprig.methods.greedy.sequential import Sequential
+from sprig.methods.greedy.shelf import Chooser
 
 FEW = 8  # samples per trial below which fewer trials are better
 REMOVAL_COLUMNS = 2048  # from here on the lower bounds do without the one from removal
@@ -45,6 +44,8 @@ class RefitConfig:
     sequential_rows: rows of data per consumer in the final pass. streams: a branch that is added to a stream also makes
     up for what the stream has lost. ratio_pairs: sets drawn per group for the submodularity ratio; 0: none.
     columns_at_once: a group whose consumers have more columns than this is picked a few units at a time; 0: never.
+    rule: by which units are picked: exact, stochastic, backward, swap, distributed or beam, see shelf.py; delta, parts,
+    width: settings of stochastic, distributed and beam.
     swaps: exchanges tried per group once its size is known (drop the cheapest, add the best, keep if better).
     metric: how errors of a layer's outputs count when units are chosen: norm, identity or fisher, see metric.py.
     rounds: of letting errors go that a ReLU or the like hides from everything behind it; 0: none.
@@ -60,6 +61,10 @@ class RefitConfig:
     streams: bool = True
     ratio_pairs: int = 24
     columns_at_once: int = 1024
+    rule: str = "exact"
+    delta: float = 0.1
+    parts: int = 2
+    width: int = 4
     swaps: int = 0
     metric: str = "norm"
     rounds: int = 8
@@ -68,6 +73,7 @@ class RefitConfig:
 def search(bench: Workbench, config: RefitConfig) -> Path:
     """Order, error and harm of every group at every size."""
     groups = bench.graph.prunable
+    chooser(bench, config)  # an unknown rule is refused before anything is measured
     known = evidence_of(bench, config)
     ready(bench, config.metric)
     fractions = affordable(bench, config)
@@ -117,6 +123,11 @@ def search(bench: Workbench, config: RefitConfig) -> Path:
     )
 
 
+def chooser(bench: Workbench, config: RefitConfig) -> Chooser:
+    """The rule that the settings ask for."""
+    return Chooser(config.rule, config.delta, config.parts, config.width, config.swaps, bench.seed)
+
+
 def affordable(bench: Workbench, config: RefitConfig) -> tuple[float, ...]:
     """The fractions to try: all that are wanted, or one in the middle where samples would get too few."""
     runs = (
@@ -148,7 +159,9 @@ def group_path(
     columns = sum(len(p.columns) for p in found)
     crowd = columns / config.columns_at_once if config.columns_at_once else 0.0
     together = math.ceil(crowd**1.5) if crowd > 1 else 1  # a sweep costs columns squared
-    trail = pursue(found, group.size, ridge=0.0, dtype=dtype, together=together)
+    trail = chooser(bench, config).walk(
+        found, group.size, salt=group.index, dtype=dtype, together=together
+    )
     order = list(trail.picks)
     values = list(trail.values)
     if len(order) < group.size:  # what is left adds nothing: lowest numbers first
@@ -206,12 +219,12 @@ def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
     """Weights for a plan, in the original shapes; with the submodularity ratio of every returned set."""
     ready(bench, config.metric)
     with torch.no_grad():
-        if config.swaps:
+        if chooser(bench, config).waits:
             plan = exchanged(bench, plan, config)
         outcome = Sequential(
             bench,
             plan,
-            swaps=config.swaps,
+            chooser=chooser(bench, config),
             rounds=config.rounds,
             metric=config.metric,
             ridge=config.ridge,
@@ -229,15 +242,19 @@ def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
 
 
 def exchanged(bench: Workbench, plan: Plan, config: RefitConfig) -> Plan:
-    """The plan with units exchanged in groups that several consumers read; the others are picked anew later on."""
-    known, keep = evidence_of(bench, config), dict(plan.keep)
+    """The plan with units chosen by a rule that waits for sizes, in groups that several consumers read; the others are
+    picked anew later on."""
+    known, keep, rule = evidence_of(bench, config), dict(plan.keep), chooser(bench, config)
     for group in bench.graph.prunable:
         picks = plan.keep.get(group.name, ())
         several = len(group.consumers) > 1 or group.index in normed(bench.graph)
         if 0 < len(picks) < group.size and (several or not config.reselect):
             found = problems(bench, group, known.of(group), metric=config.metric)
-            best = swap(found, picks, size=group.size, ridge=0.0, rounds=config.swaps, tries=TRIES)
-            keep[group.name] = tuple(sorted(best.picks))
+            if rule.rule in ("distributed", "beam"):
+                best = rule.choose(found, len(picks), size=group.size, salt=group.index)
+            else:
+                best = rule.exchanged(found, picks, size=group.size)
+            keep[group.name] = tuple(sorted(best)) if len(best) == len(picks) else picks
     return with_cost(replace(plan, keep=keep), bench.graph)
 
 

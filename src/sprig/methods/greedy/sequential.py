@@ -29,12 +29,11 @@ from sprig.methods.greedy.evidence import (
     unit_columns,
     write,
 )
-from sprig.methods.greedy.exchange import TRIES, swap
 from sprig.methods.greedy.metric import metric_of, norm_metric
 from sprig.methods.greedy.plateau import Plateau, Sample, find_plateau, relaxed, wanted_rows
 from sprig.methods.greedy.problem import ConsumerProblem, solve
-from sprig.methods.greedy.pursuit import path as pursue
 from sprig.methods.greedy.seam import Scale, Seam, find_seam
+from sprig.methods.greedy.shelf import Chooser
 
 
 def _remember(seen: dict[int, Tensor], at: int) -> Any:
@@ -56,7 +55,7 @@ class Sequential:
         rows: int,
         reselect: bool,
         streams: bool,
-        swaps: int = 0,
+        chooser: Chooser | None = None,
         rounds: int = 0,
         metric: str = "norm",
         only: frozenset[int] | None = None,
@@ -70,7 +69,7 @@ class Sequential:
             reselect,
             streams,
         )
-        self.swaps, self.rounds, self.metric = swaps, rounds, metric
+        self.chooser, self.rounds, self.metric = chooser or Chooser(), rounds, metric
         self.masks = plan.masks(bench.graph)
         marks = marked(bench.weights, self.masks, bench.graph)
         self.weights: dict[str, Tensor] = {**bench.weights, **marks}
@@ -195,13 +194,8 @@ class Sequential:
             )
             if not bool(others.all()):
                 continue  # other groups of this consumer have lost columns: keep the search's picks
-            trail = pursue([here], group.size, ridge=0.0, steps=count)
-            if len(trail.picks) == count:
-                picks = trail.picks
-                if self.swaps:
-                    picks = swap(
-                        [here], picks, size=group.size, ridge=0.0, rounds=self.swaps, tries=TRIES
-                    ).picks
+            picks = self.chooser.choose([here], count, size=group.size, salt=index)
+            if len(picks) == count:
                 mask = np.zeros(group.size, dtype=bool)
                 mask[list(picks)] = True
                 self.masks[index] = mask
