@@ -1,8 +1,8 @@
 """Which rule of `sprig.greedy` picks the units of a group under the refit objective.
 
 exact, stochastic and backward walk once and give an order for every size. swap, distributed and beam choose a set of
-one size: the search walks exactly, and they choose once the budget has fixed the sizes. lazy is refused: it needs gains that
-never grow, and least squares has suppressors, units that are worth nothing alone and much beside another.
+one size: the search walks exactly, and they choose once the budget has fixed the sizes. lazy is refused: it needs
+gains that never grow, and least squares has suppressors, units that are worth nothing alone and much beside another.
 """
 
 from collections.abc import Sequence
