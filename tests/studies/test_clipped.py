@@ -77,7 +77,11 @@ def test_dead_starts_are_seen_and_drawn_anew(generator: torch.Generator) -> None
     assert not clipped.is_dead(t, 0.01 * t.mean(0))
     # with one feature of one sign half of all starts are dead
     one = torch.full((30, 1), 0.5, dtype=torch.float64)
-    assert clipped.dead_share(one, 2000, generator) == pytest.approx(0.5, abs=0.1)
+    shares = clipped.live_shares(one, 2000, generator)
+    assert float((shares == 0).double().mean()) == pytest.approx(0.5, abs=0.1)
+    w = clipped.start(12, generator)
+    out = (t @ w).tolist()
+    assert clipped.live(t, w) == pytest.approx(sum(0 < o < 1 for o in out) / len(out))
     redrawn = [clipped.alive(one, generator)[1] for _ in range(200)]
     assert sum(redrawn) / 200 == pytest.approx(1.0, abs=0.6)
     with pytest.raises(InputError, match="5 starts in a row were dead"):

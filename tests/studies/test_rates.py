@@ -98,11 +98,15 @@ def test_networks_beside_each_other_do_not_touch(generator: torch.Generator) -> 
         assert loss_of(part, x, y) < loss_of(alone, x, y)
 
 
-def test_effective_dimensions(generator: torch.Generator) -> None:
-    flat = torch.randn(4000, 6, generator=generator, dtype=torch.float64)
-    assert rates.effective(flat) == pytest.approx(6, abs=0.1)
-    flat[:, 1:] = 0.0
-    assert rates.effective(flat) == pytest.approx(1.0)
+def test_spread(generator: torch.Generator) -> None:
+    cloud = torch.randn(4000, 6, generator=generator, dtype=torch.float64)
+    wide, narrow = rates.spread(cloud)
+    assert wide == pytest.approx(6, abs=0.1)
+    assert narrow == pytest.approx(6**-0.5, rel=0.05)
+    cloud[:, 0] *= 1e-3
+    wide, narrow = rates.spread(cloud)
+    assert wide == pytest.approx(5, abs=0.1)
+    assert narrow == pytest.approx(1e-3 * 5**-0.5, rel=0.05)
 
 
 def test_quick_findings(quick, finding) -> None:
@@ -148,6 +152,6 @@ def test_the_verdict_follows_the_figures(quick, finding) -> None:
     assert any("random pool" in k and v[0] is False for k, v in says.items())
     (table,) = [t for t in conclusion.tables if t.title.startswith("Picks")]
     first = table.rows[0]
-    assert (first[0], first[2]) == (str(min(settings.points)), "inside")
-    assert float(first[3].split()[0]) == pytest.approx(-2.02, abs=0.01)
-    assert math.isclose(float(first[7].rstrip("×")), 100.0)
+    assert (first[0], first[3]) == (str(min(settings.points)), "inside")
+    assert float(first[4].split()[0]) == pytest.approx(-2.02, abs=0.01)
+    assert math.isclose(float(first[8].rstrip("×")), 100.0)

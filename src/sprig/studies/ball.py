@@ -15,7 +15,7 @@ import torch
 
 from sprig.greedy import LeastSquares, maximise
 from sprig.studies import clipped
-from sprig.studies.ball_page import conclude
+from sprig.studies.ball_page import STUCK, conclude
 from sprig.studies.record import Cell, Figures, Study
 
 GOAL = 5e-4  # training loss at which descent ends: eps / 2 for a risk of one in a thousand
@@ -25,7 +25,7 @@ GOAL = 5e-4  # training loss at which descent ends: eps / 2 for a risk of one in
 class Settings:
     """Sizes of the study."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     laws: tuple[str, ...] = ("uniform", "cauchy", "spheres")
     dims: tuple[int, ...] = (3, 8)
     widths: tuple[int, ...] = (100, 300)
@@ -75,6 +75,7 @@ def risks(settings: Settings, law: str, seed: int, work: Path | None = None) -> 
             t, fresh = f(x), f(new)
             w, dead = clipped.alive(t, generator)
             trained = clipped.descend(t, y, w, settings.steps, goal=GOAL)
+            shares = clipped.live_shares(t, settings.draws, generator)
             linear = clipped.descend_linear(t, y, w, settings.steps)
             rows.append(
                 {
@@ -85,7 +86,9 @@ def risks(settings: Settings, law: str, seed: int, work: Path | None = None) -> 
                     "best linear": clipped.best_linear(t, y, fresh, target),
                     "constant": float(target.var(correction=0)),
                     "dead redrawn": dead,
-                    "dead": clipped.dead_share(t, settings.draws, generator),
+                    "dead": float((shares == 0).double().mean()),
+                    "nearly": float((shares <= STUCK).double().mean()),
+                    "live": clipped.live(t, trained),
                 }
             )
     return {"rows": rows}
@@ -111,6 +114,7 @@ def dimensions(settings: Settings, seed: int, work: Path | None = None) -> Figur
                 "both layers": float((weak(new) @ v + c - target).square().mean()),
                 "constant": float(target.var(correction=0)),
                 "dead redrawn": dead,
+                "live": clipped.live(t, trained),
             }
         )
     return {"rows": rows}
@@ -129,14 +133,22 @@ def pruning(settings: Settings, seed: int, work: Path | None = None) -> Figures:
     dense = clipped.descend(t, y, w, settings.steps)
     aim = t @ dense
     arms: dict[str, Any] = {
-        "dense, all features": {"risk": clipped.risk(fresh, dense, target), "dead": False}
+        "dense, all features": {
+            "risk": clipped.risk(fresh, dense, target),
+            "begun": clipped.live(t, w),
+            "live": clipped.live(t, dense),
+        }
     }
 
     def note(name: str, chosen: torch.Tensor, begin: torch.Tensor, steps: int) -> None:
         part = t[:, chosen]
-        dead = clipped.is_dead(part, begin)
+        begun = clipped.live(part, begin)
         done = clipped.descend(part, y, begin, steps) if steps else begin
-        arms[name] = {"risk": clipped.risk(fresh[:, chosen], done, target), "dead": dead}
+        arms[name] = {
+            "risk": clipped.risk(fresh[:, chosen], done, target),
+            "begun": begun,
+            "live": clipped.live(part, done),
+        }
 
     def fitted(chosen: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
         return torch.linalg.lstsq(t[:, chosen], goal[:, None]).solution[:, 0]

@@ -10,6 +10,7 @@ from sprig.studies.statistics import above, below, mean, median
 if TYPE_CHECKING:
     from sprig.studies.ball import Settings
 
+STUCK = 0.01  # share of points between the clips at or below which a network hardly moves
 ARMS = (
     "dense, all features",
     "greedy on the dense, as it is",
@@ -76,6 +77,9 @@ def _of_risk(settings: "Settings", risk: Mapping[Any, list[Figures]]) -> list[Fi
     }
     dead = {key: mean(_of(rows, "dead")).value for key, rows in risk.items()}
     worst = max(dead, key=dead.__getitem__)
+    nearly = mean([mean(_of(rows, "nearly")).value for rows in risk.values()]).value
+    stuck = sum(v <= STUCK for rows in risk.values() for v in _of(rows, "live"))
+    runs = sum(len(rows) for rows in risk.values())
     return [
         Finding(
             "The clipped neuron stays below the best possible linear read-out of the same features",
@@ -99,8 +103,9 @@ def _of_risk(settings: "Settings", risk: Mapping[Any, list[Figures]]) -> list[Fi
             "Some starts are dead: every point below the clip, gradient exactly zero",
             max(dead.values()) > 0,
             f"up to {dead[worst]:.1%} of {settings.draws * len(settings.seeds)} random starts "
-            f"({worst[0]}, d={worst[1]}, {worst[2]} features), "
-            f"{mean(list(dead.values())).value:.1%} in the mean.",
+            f"({worst[0]}, d={worst[1]}, {worst[2]} features), {mean(list(dead.values())).value:.1%} "
+            f"in the mean; {nearly:.1%} have at most a hundredth of the points between the clips and "
+            f"hardly move: {stuck} of {runs} trainings ended that way.",
         ),
     ]
 
@@ -144,7 +149,7 @@ def _of_pruning(settings: "Settings", pruned: Sequence[Figures]) -> list[Finding
     inherit = mean(gap(anew, greedy))
     direct = mean(gap(labels, greedy))
     ratio = median([a / b for a, b in zip(risks(large), risks(greedy))])
-    dead = sum(p["arms"][large]["dead"] for p in pruned)
+    dead = sum(p["arms"][large]["begun"] <= STUCK for p in pruned)
     noise = 0.1 * mean(risks(random)).value
     return [
         Finding(
@@ -168,8 +173,8 @@ def _of_pruning(settings: "Settings", pruned: Sequence[Figures]) -> list[Finding
             "The largest weights are a bad choice, and with a clip a fatal one",
             ratio > 2,
             f"risk {told('largest of the dense, as it is')} as they are, {told(large)} trained "
-            f"on, {ratio:.1f} times the greedy picks' (median); {dead} of {len(pruned)} started "
-            "dead.",
+            f"on, {ratio:.1f} times the greedy picks' (median); {dead} of {len(pruned)} began "
+            "dead or nearly so.",
         ),
     ]
 
@@ -184,6 +189,8 @@ def _risk_table(risk: Mapping[Any, list[Figures]]) -> Table:
             *(f"{mean(_of(found, k)).value:.3f}" for k in keys),
             f"{min(_of(found, 'clipped')):.3f} to {max(_of(found, 'clipped')):.3f}",
             f"{mean(_of(found, 'dead')).value:.1%}",
+            f"{mean(_of(found, 'nearly')).value:.1%}",
+            f"{sum(v <= STUCK for v in _of(found, 'live'))} of {len(found)}",
         )
         for (law, d, r), found in risk.items()
     )
@@ -199,6 +206,8 @@ def _risk_table(risk: Mapping[Any, list[Figures]]) -> Table:
             "constant",
             "clipped, range",
             "dead starts",
+            "nearly dead",
+            "trained ones that ended so",
         ),
         rows,
         "`best linear` is the least over ridges on the test points themselves. The constant is the best one.",
@@ -221,7 +230,7 @@ def _pruning_table(settings: "Settings", pruned: Sequence[Figures]) -> Table:
     rows = []
     for arm in ARMS:
         values = [p["arms"][arm]["risk"] for p in pruned]
-        dead = sum(p["arms"][arm]["dead"] for p in pruned)
+        dead = sum(p["arms"][arm]["begun"] <= STUCK for p in pruned)
         rows.append(
             (
                 arm,
@@ -232,7 +241,7 @@ def _pruning_table(settings: "Settings", pruned: Sequence[Figures]) -> Table:
         )
     return Table(
         f"Pruning {settings.pool} features to {settings.keep}, law uniform, d = {settings.prune_dim}: test risk",
-        ("arm", "mean", "range", "dead at the start"),
+        ("arm", "mean", "range", "begun dead or nearly"),
         tuple(rows),
     )
 

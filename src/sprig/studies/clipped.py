@@ -81,10 +81,15 @@ def risk(t: Tensor, w: Tensor, y: Tensor, *, clip: bool = True) -> float:
     return float(((out.clamp(0, 1) if clip else out) - y).square().mean())
 
 
+def live(t: Tensor, w: Tensor) -> float:
+    """The share of the points that lie between the clips: only they have a gradient."""
+    out = t @ w
+    return float(((out > 0) & (out < 1)).double().mean())
+
+
 def is_dead(t: Tensor, w: Tensor) -> bool:
     """Whether the gradient is exactly zero at w: no point of the data lies between the clips."""
-    out = t @ w
-    return not bool(((out > 0) & (out < 1)).any())
+    return live(t, w) == 0.0
 
 
 def alive(t: Tensor, generator: torch.Generator, *, most: int = 100) -> tuple[Tensor, int]:
@@ -96,11 +101,11 @@ def alive(t: Tensor, generator: torch.Generator, *, most: int = 100) -> tuple[Te
     raise InputError(f"{most} starts in a row were dead: the features do not separate these points")
 
 
-def dead_share(t: Tensor, draws: int, generator: torch.Generator) -> float:
-    """The share of random starts that are dead on these points."""
+def live_shares(t: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    """(draws,) the share of points between the clips for each of that many random starts."""
     r = t.shape[1]
     out = t @ (torch.randn(r, draws, generator=generator, dtype=torch.float64) / r)
-    return float((~((out > 0) & (out < 1)).any(0)).double().mean())
+    return ((out > 0) & (out < 1)).double().mean(0)
 
 
 def smoothness(t: Tensor) -> float:

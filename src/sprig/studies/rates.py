@@ -31,24 +31,22 @@ class Settings:
     """Sizes of the study."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    points: tuple[int, ...] = (5, 20, 100)  # dimensions of the function space
-    pick_inputs: int = (
-        20  # of the neurons on these points; with few the outputs nearly lie in fewer dimensions
-    )
+    points: tuple[int, ...] = (5, 20, 100, 300)  # dimensions of the function space
     pool: int = 2000  # random neurons to pick from
     picks: int = 400
     span: tuple[int, int] = (20, 400)  # picks that the slope is taken over
     subset_draws: int = 20
     inputs: int = 6
-    samples: int = 200  # training points; as many validate, five times as many test
+    network_seeds: int = 3  # how many of the seeds the second part takes
+    samples: int = 1000  # training points; as many validate and test
     widths: tuple[int, ...] = (10, 20, 50, 100, 200)
     wide: int = 400  # neurons of the trained network to pick from
-    steps: int = 1000  # of training
-    tuning_steps: int = 250  # of further training after selection
+    steps: int = 500  # of training
+    tuning_steps: int = 125  # of further training after selection
     rates: tuple[float, ...] = (0.03, 0.1, 0.3)  # learning rates tried
     scales: tuple[float, ...] = (1.0, 3.0, 10.0)  # outer weights of the random pool tried
     restarts: int = 4  # most networks from scratch per width and rate; the best one counts
-    most_picks: int = 2000  # in search of `widths` different neurons
+    most_picks: int = 1000  # in search of `widths` different neurons
 
 
 def cells(settings: Settings) -> Mapping[str, Cell]:
@@ -56,7 +54,7 @@ def cells(settings: Settings) -> Mapping[str, Cell]:
     out: dict[str, Cell] = {}
     for seed in settings.seeds:
         out[f"picks {seed}"] = partial(picking, settings, seed)
-    for seed in settings.seeds:
+    for seed in settings.seeds[: settings.network_seeds]:
         out[f"networks {seed}"] = partial(networks, settings, seed)
     return out
 
@@ -67,9 +65,10 @@ def picking(settings: Settings, seed: int, work: Path | None = None) -> Figures:
     grid = [n for n in spaced(1, settings.picks, 40) if n <= settings.pool]
     for m in settings.points:
         generator = torch.Generator().manual_seed(1000 * seed + m)
-        x = torch.randn(m, settings.pick_inputs, generator=generator)
-        atoms = draw(settings.pool, settings.pick_inputs, 1.0, generator).outputs(x)
-        teacher = draw(50, settings.pick_inputs, 1.0, generator).outputs(x).mean(0)
+        x = torch.randn(m, settings.inputs, generator=generator)
+        atoms = draw(settings.pool, settings.inputs, 1.0, generator).outputs(x)
+        wide, narrow = spread(atoms)
+        teacher = draw(50, settings.inputs, 1.0, generator).outputs(x).mean(0)
         wave = 3 * torch.sin(3 * x[:, 0]).double()  # taller than any mean of neurons below 1
         for name, y in zip(TARGETS, (atoms.mean(0), teacher, wave)):
             floor = 0.0 if name == "inside" else hull_distance(atoms - y)[0] / m
@@ -79,7 +78,8 @@ def picking(settings: Settings, seed: int, work: Path | None = None) -> Figures:
                     "points": m,
                     "target": name,
                     "floor": floor,
-                    "effective": effective(atoms),
+                    "effective": wide,
+                    "narrow": narrow,
                     "grid": grid,
                     "greedy": [float(found.losses[n - 1]) for n in grid],
                     "distinct": [int(found.distinct[n - 1]) for n in grid],
@@ -91,10 +91,17 @@ def picking(settings: Settings, seed: int, work: Path | None = None) -> Figures:
     return {"rows": rows}
 
 
-def effective(atoms: Tensor) -> float:
-    """Dimensions that the atoms really spread over: (sum of the variances)^2 over the sum of their squares."""
+def spread(atoms: Tensor) -> tuple[float, float]:
+    """How many dimensions the atoms spread over, and how narrow they are in the narrowest.
+
+    The first is (sum of the variances)^2 over the sum of their squares, the second the smallest standard deviation over
+    the root of the summed variances: around the mean no ball much larger fits into the hull, and the constant of the
+    n^-2 bound grows with the inverse of its radius.
+    """
     values = torch.linalg.eigvalsh((atoms - atoms.mean(0)).mT @ (atoms - atoms.mean(0)))
-    return float(values.sum().square() / values.square().sum())
+    values = values.clamp_min(0.0)
+    total = float(values.sum())
+    return total**2 / float(values.square().sum()), math.sqrt(float(values[0]) / total)
 
 
 def problem(settings: Settings, seed: int) -> tuple[list[tuple[Tensor, Tensor]], torch.Generator]:
@@ -103,7 +110,7 @@ def problem(settings: Settings, seed: int) -> tuple[list[tuple[Tensor, Tensor]],
     teacher = draw(20, settings.inputs, math.sqrt(20.0), generator)
     teacher = Neurons(1.5 * teacher.w, teacher.b, teacher.a)
     out = []
-    for count in (settings.samples, settings.samples, 5 * settings.samples):
+    for count in (settings.samples, settings.samples, settings.samples):
         x = torch.randn(count, settings.inputs, generator=generator)
         out.append((x, teacher.outputs(x).mean(0)))
     return out, generator
@@ -137,7 +144,7 @@ def networks(settings: Settings, seed: int, work: Path | None = None) -> Figures
     for n in widths:
         index = torch.randperm(len(wide), generator=generator)[:n]
         note("trained net, random subset", n, wide.of(index))
-    pools = [draw(5 * settings.wide, settings.inputs, s, generator) for s in settings.scales]
+    pools = [draw(3 * settings.wide, settings.inputs, s, generator) for s in settings.scales]
     middle = widths[len(widths) // 2]
     pool = min(pools, key=lambda p: validated(settings, p, fit, check, middle))
     selected(settings, "random pool", pool, fit, note, None)
@@ -252,7 +259,7 @@ STUDY = Study(
         "so that it may spend the neuron-steps that training the wide network took; the best on "
         f"validation points counts, for the training loss the best of all. Wide network: {s.wide} "
         f"neurons, {s.steps} steps, the same rates, one start. Further training: {s.tuning_steps} "
-        f"steps at a third of that rate. Random pool: {5 * s.wide} neurons, {len(s.scales)} "
+        f"steps at a third of that rate. Random pool: {3 * s.wide} neurons, {len(s.scales)} "
         "scales tried on validation points."
     ),
 )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sprig.studies.rates_plots import network_plots, pick_plots
 from sprig.studies.record import Conclusion, Figures, Finding, Table
-from sprig.studies.statistics import Mean, above, below, crossing, mean, slope
+from sprig.studies.statistics import TINY, Mean, above, below, crossing, geometric, mean, slope
 
 if TYPE_CHECKING:
     from sprig.studies.rates import Settings
@@ -25,7 +25,7 @@ ABSENT = "–"
 def conclude(settings: "Settings", found: Mapping[str, Figures]) -> Conclusion:
     """Tables, plots and findings."""
     picks = [found[f"picks {s}"]["rows"] for s in settings.seeds]
-    nets = [found[f"networks {s}"] for s in settings.seeds]
+    nets = [found[f"networks {s}"] for s in settings.seeds[: settings.network_seeds]]
     slopes = {
         (row["points"], row["target"]): _rates(settings, [rows[at] for rows in picks])
         for at, row in enumerate(picks[0])
@@ -39,6 +39,7 @@ def conclude(settings: "Settings", found: Mapping[str, Figures]) -> Conclusion:
         "interval is Student's over seeds, since the points of one path depend on each other. An "
         "arm is below another where its geometric mean is; where the paired interval at the "
         "largest width holds zero, that cannot be told.",
+        f"The networks take the first {settings.network_seeds} of the seeds.",
         "The random pool's outer weights were set to "
         f"{', '.join(format(n['scale'], 'g') for n in nets)} by validation.",
     )
@@ -56,6 +57,7 @@ def _rates(settings: "Settings", rows: Sequence[Mapping[str, Any]]) -> dict[str,
         "over": [],
         "distinct": [],
         "effective": [],
+        "narrow": [],
     }
     for row in rows:
         at = [i for i, n in enumerate(row["grid"]) if low <= n <= high]
@@ -69,6 +71,7 @@ def _rates(settings: "Settings", rows: Sequence[Mapping[str, Any]]) -> dict[str,
         out["over"].append(row["random"][near] / max(row["greedy"][near], 1e-300))
         out["distinct"].append(row["distinct"][-1])
         out["effective"].append(row["effective"])
+        out["narrow"].append(row["narrow"])
         out["near"] = row["grid"][near]
     return out
 
@@ -86,7 +89,7 @@ def _of_picks(settings: "Settings", slopes: Mapping[Any, dict[str, Any]]) -> lis
     assert steep is not None and flat is not None
     change = mean([b - a for a, b in zip(near["greedy"], far["greedy"])])
     slower = above(change, 0.0)
-    ahead = math.exp(mean([math.log(v) for v in far["over"]]).value)
+    ahead = geometric(far["over"])
     sampled = _seen(far["random"])
     off = slopes[high, "off hull"]
     raw, freed = _seen(off["raw"]), _seen(off["greedy"])
@@ -131,7 +134,7 @@ def _curve(nets: Sequence[Figures], arm: str) -> dict[str, Any]:
     out: dict[str, Any] = {"n": common}
     for key in ("train", "test"):
         values = [[row[key][row["n"].index(n)] for row in rows] for n in common]
-        out[key] = [math.exp(mean([math.log(v) for v in seen]).value) for seen in values]
+        out[key] = [geometric(seen) for seen in values]
         out[f"{key} seeds"] = values
         out[f"{key} range"] = [(min(seen), max(seen)) for seen in values]
         out[f"{key} slopes"] = [
@@ -182,7 +185,9 @@ def _of_networks(
         if crossing(common, a, b) is None:
             return False
         ours, theirs = (c[f"{key} seeds"][c["n"].index(common[-1])] for c in (arm, scratch))
-        ahead = below(mean([math.log(p / q) for p, q in zip(ours, theirs)]), 0.0)
+        ahead = below(
+            mean([math.log(max(p, TINY) / max(q, TINY)) for p, q in zip(ours, theirs)]), 0.0
+        )
         return True if ahead else None
 
     def at_last(arm: Mapping[str, Any], key: str) -> str:
@@ -241,13 +246,14 @@ def _of_networks(
 def _slopes_table(settings: "Settings", slopes: Mapping[Any, dict[str, Any]]) -> Table:
     rows = []
     for (points, target), row in slopes.items():
-        level = math.exp(mean([math.log(max(v, 1e-300)) for v in row["level"]]).value)
-        ahead = math.exp(mean([math.log(v) for v in row["over"]]).value)
+        level = geometric(row["level"])
+        ahead = geometric(row["over"])
         shown = [_seen(row[k]) for k in ("greedy", "raw", "random")]
         rows.append(
             (
                 str(points),
                 f"{mean(row['effective']).value:.0f}",
+                f"{mean(row['narrow']).value:.0e}",
                 target,
                 *(ABSENT if s is None else str(s) for s in shown),
                 f"{level:.1e}" if level > 1e-15 else "below 1e-15",
@@ -261,6 +267,7 @@ def _slopes_table(settings: "Settings", slopes: Mapping[Any, dict[str, Any]]) ->
         (
             "dimensions",
             "effective",
+            "narrowest",
             "target",
             "greedy − floor",
             "greedy as it is",
@@ -271,7 +278,9 @@ def _slopes_table(settings: "Settings", slopes: Mapping[Any, dict[str, Any]]) ->
         ),
         tuple(rows),
         "Effective: the square of the summed variances of the neurons' outputs over the sum of "
-        "their squares. Greedy picks are with replacement. A random subset's loss for a target "
+        "their squares. Narrowest: their smallest standard deviation over the root of the summed "
+        "variances; the n⁻² bound needs a ball inside the hull, and its constant grows as that "
+        "gets thin. Greedy picks are with replacement. A random subset's loss for a target "
         "that is not the pool's mean levels off at the mean's own error, so its slope above −1 "
         "there is that bias.",
     )
@@ -294,7 +303,7 @@ def _network_tables(
             ]
             fitted = _seen(curve[f"{key} slopes"])
             rows.append((arm, *cells, ABSENT if fitted is None else str(fitted)))
-        wide = math.exp(mean([math.log(net["wide"][key]) for net in nets]).value)
+        wide = geometric([net["wide"][key] for net in nets])
         out.append(
             Table(
                 f"Networks: {words} loss by different neurons, geometric mean over seeds",

@@ -1,11 +1,10 @@
 """Study `rates`: its plots."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sprig.studies.record import Curve, Figures, Plot
-from sprig.studies.statistics import mean
+from sprig.studies.statistics import geometric
 
 if TYPE_CHECKING:
     from sprig.studies.rates import Settings
@@ -26,7 +25,7 @@ def pick_plots(settings: "Settings", picks: Sequence[Sequence[Mapping[str, Any]]
             points = tuple(
                 (
                     float(n),
-                    math.exp(mean([math.log(max(row[key][i], 1e-300)) for row in same]).value),
+                    geometric([row[key][i] for row in same]),
                 )
                 for i, n in enumerate(grid)
             )

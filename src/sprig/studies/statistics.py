@@ -9,6 +9,8 @@ from torch import Tensor
 
 from sprig.core.errors import DivergenceError, InputError
 
+TINY = 1e-300  # what a loss of zero counts as, where its logarithm is taken
+
 # 97.5% quantiles of Student's t for 1..30 degrees of freedom; the normal one beyond (at most 4% too narrow)
 _T = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -62,6 +64,15 @@ def above(value: Mean, line: float) -> bool | None:
     """Whether a mean is above a line: None where its interval holds the line."""
     found = below(value, line)
     return None if found is None else not found
+
+
+def geometric(values: Sequence[float]) -> float:
+    """The geometric mean of values that are not negative; zero counts as the smallest number.
+
+    >>> round(geometric([1.0, 100.0]), 9), geometric([0.0]) < 1e-290
+    (10.0, True)
+    """
+    return math.exp(mean([math.log(max(v, TINY)) for v in values]).value)
 
 
 def median(values: Sequence[float]) -> float:
