@@ -19,7 +19,7 @@ from torch import Tensor
 from sprig.core.errors import InputError
 from sprig.greedy.ratios import Ratio, weakest_ratio
 from sprig.methods.greedy.elimination import Elimination, Start
-from sprig.methods.greedy.problem import RIDGE, ConsumerProblem, half_inverse
+from sprig.methods.greedy.problem import RIDGE, ConsumerProblem, any_half_inverse, half_inverse
 from sprig.methods.greedy.pursuit import RefitObjective, inverted, value
 
 
@@ -174,11 +174,11 @@ def _after(start: Start, picks: Sequence[int], size: int) -> tuple[Tensor, Tenso
     slot[start.units] = torch.arange(len(start.units))
     taken = slot[torch.as_tensor(list(picks), dtype=torch.int64)]
     columns = (taken[taken >= 0][:, None] * k + torch.arange(k)).flatten()
-    f = half_inverse(start.p[columns][:, columns])
+    f = any_half_inverse(start.p[columns][:, columns])
     v, b = f.mT @ start.p[columns], start.q[:, columns] @ f
     return start.p - v.mT @ v, start.q - b @ v, slot, k
 
 
 def _explained(p: Tensor, q: Tensor, slots: Tensor, k: int) -> float:
     columns = (slots[:, None] * k + torch.arange(k)).flatten()
-    return float((q[:, columns] @ half_inverse(p[columns][:, columns])).square().sum())
+    return float((q[:, columns] @ any_half_inverse(p[columns][:, columns])).square().sum())

@@ -222,6 +222,15 @@ def inverse_root(diagonal: Tensor) -> Tensor:
     return torch.where(live, diagonal.clamp_min(1e-300).rsqrt(), 0.0)
 
 
+def any_half_inverse(matrix: Tensor) -> Tensor:
+    """Some F with F F^T = the pseudo-inverse: by Cholesky, several times as fast, where that is safe."""
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if len(matrix) and not int(info) and float(factor.diagonal().min()) ** 2 > DEFICIENT:
+        eye = torch.eye(len(matrix), dtype=matrix.dtype)
+        return torch.linalg.solve_triangular(factor, eye, upper=False).mT
+    return half_inverse(matrix)
+
+
 def half_inverse(matrix: Tensor, *, cutoff: float = DEFICIENT) -> Tensor:
     """F with F F^T = the pseudo-inverse of a symmetric matrix (or batch), rounding-level directions cut."""
     values, vectors = torch.linalg.eigh(matrix)

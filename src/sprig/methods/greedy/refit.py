@@ -283,7 +283,7 @@ def ratios(bench: Workbench, plan: Plan, config: RefitConfig) -> dict[str, dict[
             kept,
             size=group.size,
             ridge=0.0,
-            most=config.ratio_pairs,
+            most=max(1, config.ratio_pairs // 3),
             generator=generator,
             levels=(len(kept),),
         )
