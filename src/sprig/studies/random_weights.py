@@ -35,17 +35,17 @@ class Settings:
     """Sizes of the study."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    widths: tuple[int, ...] = (16, 64, 256)
+    widths: tuple[int, ...] = (16, 64, 192)
     keeps: tuple[float, ...] = (0.1, 0.5, 0.9)
-    steps: int = 300  # of every training and mask search
-    mask_rates: tuple[float, ...] = (0.03, 0.1, 0.3)  # learning rates of scores
-    weight_rates: tuple[float, ...] = (0.01, 0.03, 0.1)  # ... of weights
-    pool: int = 512  # random neurons of the second part
-    neurons: tuple[int, ...] = (16, 32, 64, 128)
-    scales: tuple[float, ...] = (3.0, 10.0, 30.0)  # outer weights of the random pool
+    steps: int = 200  # of every training and mask search
+    mask_rates: tuple[float, ...] = (0.1, 0.3)  # learning rates of scores
+    weight_rates: tuple[float, ...] = (0.03, 0.1)  # ... of weights
+    pool: int = 384  # random neurons of the second part
+    neurons: tuple[int, ...] = (16, 32, 64)
+    scales: tuple[float, ...] = (3.0, 30.0)  # outer weights of the random pool
     inputs: int = 20  # of the single neuron
-    hidden: tuple[int, ...] = (50, 100, 200, 400)  # about inputs squared at last
-    points: int = 2000  # training points of the single neuron; half as many validate, as many test
+    hidden: tuple[int, ...] = (50, 200, 400)  # about inputs squared at last
+    points: int = 1500  # training points of the single neuron; half as many validate, as many test
 
 
 def cells(settings: Settings) -> Mapping[str, Cell]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sprig.studies.edges import bits
 from sprig.studies.record import Conclusion, Curve, Figures, Finding, Plot, Table
-from sprig.studies.statistics import mean
+from sprig.studies.statistics import Mean, above, below, mean
 
 if TYPE_CHECKING:
     from sprig.studies.random_weights import Settings
@@ -71,58 +71,74 @@ def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
+def _by_seed(rows: Sequence[Sequence[float]]) -> Mean:
+    """Mean over seeds, with its interval, of what each seed has in the mean over widths or sizes."""
+    return mean([mean(values).value for values in zip(*rows)])
+
+
 def _of_masks(
     settings: "Settings", masks: Mapping[Any, Any], dense: Mapping[int, Any]
 ) -> list[Finding]:
-    low = min(settings.keeps)
-    gains = {
-        k: [mean(_gain(masks[w, k], SCALED, PLAIN)).value for w in settings.widths]
-        for k in settings.keeps
-    }
-    normal = {
-        k: [mean(_gain(masks[w, k], NORMAL_SCALED, NORMAL)).value for w in settings.widths]
-        for k in settings.keeps
-    }
-    average = {k: mean(v).value for k, v in gains.items()}
-    average_normal = {k: mean(v).value for k, v in normal.items()}
+    low, widths = min(settings.keeps), settings.widths
+    others = [k for k in settings.keeps if k != low]
+
+    def gains(one: str, other: str, keep: float) -> list[list[float]]:
+        return [_gain(masks[w, keep], one, other) for w in widths]
+
+    scaled = {k: _by_seed(gains(SCALED, PLAIN, k)) for k in settings.keeps}
+    normal = {k: _by_seed(gains(NORMAL_SCALED, NORMAL, k)).value for k in settings.keeps}
+    # per width and seed: the gain when sparse above the mean of the gains when not
+    extra = [
+        [g - mean(rest).value for g, *rest in zip(at_low, *at_others)]
+        for at_low, *at_others in zip(
+            gains(SCALED, PLAIN, low), *(gains(SCALED, PLAIN, k) for k in others)
+        )
+    ]
     half = sorted(settings.keeps)[
         len(settings.keeps) // 2
     ]  # chosen beforehand, not on these figures
-    gaps = [_level(dense[w]) - _level(masks[w, half][SCALED]) for w in settings.widths]
-    beaten = [mean(_gain(masks[w, low], SCALED, SPARSE)).value for w in settings.widths]
-    learned = [mean(_gain(masks[w, low], LEARNED, SCALED)).value for w in settings.widths]
+    gaps = [_level(dense[w]) - _level(masks[w, half][SCALED]) for w in widths]
+    beaten, learned = gains(SCALED, SPARSE, low), gains(LEARNED, SCALED, low)
     blind = max(_level(masks[key][UNTRAINED]) for key in masks)
-    widest = max(settings.widths)
+    widest = max(widths)
     total = dense[widest]["total"]
+
+    def told(rows: Sequence[Sequence[float]]) -> str:
+        each = (f"width {w}: {_points(mean(row).value)}" for w, row in zip(widths, rows))
+        return ", ".join(each) + f" points, {_interval(_by_seed(rows))} in the mean"
+
     return [
         Finding(
             "Scaling the weights to the share kept matters most when it is small",
-            average[low] > 0 and all(average[low] > v for k, v in average.items() if k != low),
+            above(_by_seed(extra), 0.0),
             "scaled minus unscaled constant weights, points of accuracy in the mean over widths: "
-            + ", ".join(f"keep {k:g}: {_points(v)}" for k, v in average.items())
+            + ", ".join(f"keep {k:g}: {_interval(v)}" for k, v in scaled.items())
             + "; normal weights: "
-            + ", ".join(f"{_points(v)}" for v in average_normal.values())
+            + ", ".join(f"{_points(v)}" for v in normal.values())
+            + f"; at keep {low:g} "
+            + told(gains(SCALED, PLAIN, low))
             + ".",
         ),
         Finding(
             "Width closes the gap between masks of random weights and the trained dense network",
             all(b <= a + 0.002 for a, b in pairwise(gaps)) and gaps[-1] < gaps[0],
             f"dense minus scaled constant edge-popup at keep {half:g}: "
-            + ", ".join(f"width {w}: {_points(g)}" for w, g in zip(settings.widths, gaps))
+            + ", ".join(f"width {w}: {_points(g)}" for w, g in zip(widths, gaps))
             + " points.",
         ),
         Finding(
-            f"At keep {low:g} a searched mask of random weights beats training the weights of a random mask",
-            all(b > 0 for b in beaten),
-            ", ".join(f"width {w}: {_points(b)}" for w, b in zip(settings.widths, beaten))
-            + " points.",
+            f"At keep {low:g} a searched mask of random weights beats training the weights of a "
+            "random mask",
+            above(_by_seed(beaten), 0.0),
+            told(beaten) + ".",
         ),
         Finding(
-            f"At keep {low:g} a learned mask with trained weights beats the searched mask of random ones",
-            all(v > 0 for v in learned),
+            f"At keep {low:g} a learned mask with trained weights beats the searched mask of "
+            "random ones",
+            above(_by_seed(learned), 0.0),
             "largest weights of the dense network, trained on, against scaled edge-popup: "
-            + ", ".join(f"width {w}: {_points(v)}" for w, v in zip(settings.widths, learned))
-            + " points; the first has the dense network's training on top.",
+            + told(learned)
+            + "; the first has the dense network's training on top.",
         ),
         Finding(
             "A random mask of random weights is worth nothing",
@@ -142,6 +158,13 @@ def _of_masks(
     ]
 
 
+def _interval(value: Mean) -> str:
+    """A difference in points of accuracy with its interval."""
+    if value.high == float("inf"):
+        return _points(value.value)
+    return f"{_points(value.value)} [{_points(value.low)}, {_points(value.high)}]"
+
+
 def _arm(nets: Sequence[Figures], arm: str, n: int) -> list[float]:
     return [net["arms"][arm][str(n)] for net in nets if str(n) in net["arms"].get(arm, {})]
 
@@ -149,11 +172,8 @@ def _arm(nets: Sequence[Figures], arm: str, n: int) -> list[float]:
 def _of_neurons(settings: "Settings", nets: Sequence[Figures]) -> list[Finding]:
     sizes = settings.neurons
 
-    def lead(one: str, other: str) -> dict[int, float]:
-        return {
-            n: mean([a - b for a, b in zip(_arm(nets, one, n), _arm(nets, other, n))]).value
-            for n in sizes
-        }
+    def lead(one: str, other: str) -> list[list[float]]:
+        return [[a - b for a, b in zip(_arm(nets, one, n), _arm(nets, other, n))] for n in sizes]
 
     chosen = lead("greedy from random, refit", "random features, ridge")
     trained = lead("trained from scratch", "greedy from random, refit")
@@ -162,37 +182,39 @@ def _of_neurons(settings: "Settings", nets: Sequence[Figures]) -> list[Finding]:
     ceiling = mean([net["ceiling"] for net in nets]).value
     reached = mean(_arm(nets, "greedy from random, refit", sizes[-1])).value
 
-    def told(values: Mapping[int, float]) -> str:
-        return ", ".join(f"{n}: {_points(v)}" for n, v in values.items())
+    def told(rows: Sequence[Sequence[float]]) -> str:
+        each = (f"{n}: {_points(mean(row).value)}" for n, row in zip(sizes, rows))
+        return ", ".join(each) + f", {_interval(_by_seed(rows))} in the mean"
 
     return [
         Finding(
-            "Choosing random neurons greedily beats taking any, at the same number and with the same read-out",
-            all(v > 0 for v in chosen.values()),
+            "Choosing random neurons greedily beats taking any, at the same number and with the "
+            "same read-out",
+            above(_by_seed(chosen), 0.0),
             f"points of accuracy by neurons: {told(chosen)}; {settings.pool} random features, the "
-            f"ceiling of any choice among them, have {100 * ceiling:.1f}%, {sizes[-1]} chosen "
-            f"ones {100 * reached:.1f}%.",
+            f"ceiling of any choice among them, have {100 * ceiling:.1f}%, {sizes[-1]} chosen ones "
+            f"{100 * reached:.1f}%.",
         ),
         Finding(
             "Training the same number of neurons from scratch beats choosing among random ones",
-            all(v > 0 for v in trained.values()),
+            above(_by_seed(trained), 0.0),
             f"points by neurons: {told(trained)}.",
         ),
         Finding(
             "Cutting a trained wide network and training on beats training the small one from scratch",
-            all(v > 0 for v in inherited.values()),
-            f"points by neurons: {told(inherited)}; against a random part of the same network: {told(selected)}.",
+            above(_by_seed(inherited), 0.0),
+            f"points by neurons: {told(inherited)}; against a random part of the same network: "
+            f"{told(selected)}.",
         ),
     ]
 
 
 def _of_single(settings: "Settings", single: Sequence[Figures]) -> Finding:
     last = single[-1]
-    mask, feats = mean(last["masked"]).value, mean(last["features"]).value
     return Finding(
         f"One ReLU neuron of {settings.inputs} inputs: masks of weights get where choosing among "
         f"{last['hidden']} random neurons cannot",
-        mask < feats,
+        below(mean([a - b for a, b in zip(last["masked"], last["features"])]), 0.0),
         "relative error of edge-popup against the best read-out of all random features: "
         + "; ".join(
             f"{row['hidden']} hidden: {mean(row['masked']).value:.3f} against {mean(row['features']).value:.3f}"
