@@ -60,12 +60,13 @@ def figures(result: Any) -> dict[str, Any]:
     }
 
 
-def cut(*, processes: bool, method: str = "refit", **more: Any) -> Any:
+def cut(*, processes: bool, method: str = "refit", metric: str = "norm", **more: Any) -> Any:
     """67 samples: five chunks of 14, the last filled up; rows are drawn, not all taken."""
     from sprig.methods import METHODS
 
     few = {"least_rows": 500, "rows_per_column": 1.0}
-    few |= {"sequential_rows": 1500, "ratio_pairs": 4} if method == "refit" else {}
+    if method == "refit":
+        few |= {"sequential_rows": 1500, "ratio_pairs": 4, "metric": metric}
     config = METHODS[method].config(**few)
     data = digits(67)
     return sprig.prune(
@@ -102,8 +103,8 @@ def plans(folder: str) -> None:
     try:
         out = {"refit": figures(cut(processes=True)), "selection": selection(processes=True)}
         if ranks.size == 2:
-            for method in ("reweight", "uniform", "linesearch"):
-                out[method] = figures(cut(processes=True, method=method))
+            out["reweight"] = figures(cut(processes=True, method="reweight"))
+            out["fisher"] = figures(cut(processes=True, metric="fisher"))
             out["stream"] = figures(streamed(processes=True))
             Path(folder, f"{ranks.rank}.part").write_text(json.dumps(out))
             out |= refusals(ranks)

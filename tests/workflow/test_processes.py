@@ -54,10 +54,10 @@ def check_same(found: dict[str, Any], one: dict[str, Any]) -> None:
 @pytest.mark.flow
 def test_two_processes_give_what_one_gives(work, one, tmp_path: Path) -> None:
     both = shared(2, tmp_path)
-    for method in ("reweight", "uniform", "linesearch"):
-        alone = work.figures(work.cut(processes=False, method=method))
-        check_same(both[0][method], alone)
-        check_same(both[1][method], alone)
+    for name, settings in (("reweight", {"method": "reweight"}), ("fisher", {"metric": "fisher"})):
+        alone = work.figures(work.cut(processes=False, **settings))
+        check_same(both[0][name], alone)
+        check_same(both[1][name], alone)
     for answer in both:
         check_same(answer["refit"], one)
         assert answer["selection"] == json.loads(json.dumps(work.selection(processes=False)))
