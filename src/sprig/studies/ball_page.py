@@ -159,13 +159,13 @@ def _of_pruning(settings: "Settings", pruned: Sequence[Figures]) -> list[Finding
             f"has {told('dense, all features')}.",
         ),
         Finding(
-            "Inherited weights add nothing to the selection: the same mask drawn anew gets as far",
+            "Inherited weights add little to the selection: the same mask drawn anew gets as far",
             below(inherit, noise),
             f"{told(anew)} against {told(greedy)} with inherited weights, difference {inherit}; "
             "as far is less than a tenth of the arbitrary features' risk.",
         ),
         Finding(
-            "The dense network adds nothing either: picks on the labels get as far",
+            "The dense network adds little either: picks on the labels get as far",
             below(direct, noise),
             f"{told(labels)} against {told(greedy)}, difference {direct}.",
         ),
