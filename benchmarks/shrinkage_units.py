@@ -1,15 +1,15 @@
 """What the removal of 80% of the hidden units of LeNet-300-100 costs on Fashion-MNIST, before any retraining.
 
-    python benchmarks/shrinkage_units.py tune [--epochs 8] [--results shrinkage_units.jsonl]   validation images
-    python benchmarks/shrinkage_units.py run  [--epochs 8] [--seeds 0 1 2]                      test images
+    python benchmarks/shrinkage_units.py run [--epochs 8] [--phase 6] [--rate 0.03] [--seeds 0 1 2] [--validate]
     python benchmarks/shrinkage_units.py page > shrinkage_units.md
 
 One dense training per seed; from it, one-shot removal by L1 size, and the methods that grow an L2 factor until the
-units are no more, over some epochs at a rate that falls in a line. All keep 60 of 300 and 20 of 100 units and end in a
-physically smaller network. Accuracy is taken of the dense network, at the step at which the last unit has left, at the
-end of these epochs, and of the smaller network. Rate and length of the phase are chosen on 10,000 validation images
-(of the training images) with seed 0, the same four pairs for every method; the rest of the settings are those of the
-papers' small demonstrations, brought to a few thousand steps.
+units are no more, over some epochs at a rate that falls in a line to zero. All keep 60 of 300 and 20 of 100 units and
+end in a physically smaller network. How far factors grow (increg), and how long they are held before removal (greg1,
+greg2: published are tens of thousands of steps), is set by the length of the phase, so that the last unit leaves
+shortly before its end. Accuracy is taken of the dense network, at the very step at which the last unit leaves, at the
+end of the phase, and of the smaller network. With --validate, 10,000 of the training images are held out and judged
+on instead of the test images.
 """
 
 import argparse
@@ -35,13 +35,21 @@ from sprig.models.lenet import LeNet300100
 from sprig.training import Moment, Run, TrainConfig, train
 
 KEEP = 0.2
-PHASES = ((3, 0.01), (3, 0.03), (6, 0.01), (6, 0.03))  # epochs, learning rate
-GROW = {"step": 1e-3, "every": 1, "ceiling": 1.0, "hold": 300}
-ARMS = {
-    "increg": IncReg(keep=KEEP, step=2.5e-4, ceiling=0.05),
-    "greg1": GReg1(keep=KEEP, **GROW),
-    "greg2": GReg2(keep=KEEP, probe=1e-4, probe_ceiling=1e-2, **GROW),
-}
+RISE = 1000  # steps over which the factors of greg grow to their ceiling
+SPARE = 50  # steps between removal and the end of the phase
+
+
+def settings_for(arm, steps):
+    """Settings under which the last unit leaves shortly before the end of so many steps."""
+    grow = {"keep": KEEP, "step": 1 / RISE, "every": 1, "ceiling": 1.0}
+    if arm == "increg":
+        return IncReg(keep=KEEP, step=2.5e-4, ceiling=2.5e-4 * steps / 8)
+    if arm == "greg1":
+        return GReg1(**grow, hold=steps - RISE - SPARE)
+    return GReg2(**grow, probe=1e-4, probe_ceiling=1e-2, hold=steps - RISE - 100 - SPARE)
+
+
+ARMS = ("increg", "greg1", "greg2")
 COLUMNS = ("dense", "left", "end", "removed")
 
 
@@ -64,12 +72,12 @@ class Leaving:
             run.model.train(training)
 
 
-def arms_of(seed, epochs, fit, test, phases):
-    """One row per arm and phase; `phases`: those to go through, by arm."""
+def arms_of(seed, given, fit, test):
+    """One row per arm."""
     torch.manual_seed(seed)
     graph = trace(LeNet300100().eval(), (fit[0][:2],))
     data = Images(*fit, 100, seed=seed)
-    config = TrainConfig(epochs=epochs, lr=0.05, warmup=0.0, seed=seed)
+    config = TrainConfig(epochs=given.epochs, lr=0.05, warmup=0.0, seed=seed)
     dense = train(LeNet300100(), data, config=config).model
     accuracy = share_right(dense, *test)
     units = units_of(graph, dense, set(dict(dense.named_parameters())))
@@ -83,31 +91,28 @@ def arms_of(seed, epochs, fit, test, phases):
                 "fc2": len(plan.keep["fc2"])}  # fmt: skip
 
     yield {"arm": "one-shot L1", "dense": accuracy, "end": accuracy, **cut(dense)}
-    for name, chosen in phases.items():
-        for phase, lr in chosen:
-            slow = replace(config, epochs=phase, lr=lr, schedule="linear")
-            begin = time.process_time()
-            shrinking = Shrinking(ARMS[name], graph=graph)
-            leaving = Leaving(shrinking, test)
-            record = train(copy.deepcopy(dense), data, config=slow, hooks=[shrinking, leaving])
-            took = round(time.process_time() - begin, 1)
-            end = share_right(record.model, *test)
-            yield {"arm": name, "phase": phase, "lr": lr, "dense": accuracy, "left": leaving.found,
-                   "step": leaving.step, "end": end, "seconds": took, **cut(record.model)}  # fmt: skip
+    slow = replace(config, epochs=given.phase, lr=given.rate, schedule="linear")
+    for name in given.arms:
+        begin = time.process_time()
+        shrinking = Shrinking(settings_for(name, given.phase * len(data)), graph=graph)
+        leaving = Leaving(shrinking, test)
+        record = train(copy.deepcopy(dense), data, config=slow, hooks=[shrinking, leaving])
+        took = round(time.process_time() - begin, 1)
+        end = share_right(record.model, *test)
+        yield {"arm": name, "phase": given.phase, "lr": given.rate, "dense": accuracy, "left": leaving.found,
+               "step": leaving.step, "end": end, "seconds": took, **cut(record.model)}  # fmt: skip
 
 
-def best(rows, arm):
-    """The phase with the best validation accuracy after removal."""
-    mine = [r for r in rows if (r["kind"], r["arm"]) == ("tune", arm)]
-    if len(mine) < len(PHASES):
-        raise SystemExit(f"{arm}: {len(mine)} of {len(PHASES)} trials; tune first")
-    top = max(mine, key=lambda r: r["removed"])
-    return top["phase"], top["lr"]
+def cost(row):
+    """Points lost against the dense network when the last unit leaves; one-shot: when all leave."""
+    now = row["removed"] if row.get("left") is None else row["left"]
+    return 100 * (row["dense"] - now)
 
 
 def page(rows):
-    """Every row, then means."""
-    rows = [r for r in rows if r["kind"] == "run"]
+    """Every row, then means; one-shot removal, which every arm's run begins with, once per seed."""
+    once = {(r["seed"], r["arm"]): r for r in rows if r["kind"] == "run"}
+    rows = [once[key] for key in sorted(once)]
     lines = [
         "| seed | arm | epochs, rate | dense | when the last unit had left | after the phase | smaller network | "
         "cost, points | units left | MACs left |",
@@ -116,13 +121,13 @@ def page(rows):
     for r in rows:
         phase = f"{r['phase']}, {r['lr']:g}" if "phase" in r else "–"
         cells = ["–" if r.get(c) is None else f"{100 * r[c]:.2f}" for c in COLUMNS]
-        lost = 100 * (r["dense"] - r["removed"])
+        lost = cost(r)
         left, macs = f"{r['fc1']} + {r['fc2']}", r["macs"] / 266_200
         lines.append(
             f"| {r['seed']} | {r['arm']} | {phase} | " + " | ".join(cells) + f" | {lost:.2f} | {left} | {macs:.1%} |"
         )  # fmt: skip
     for arm in dict.fromkeys(r["arm"] for r in rows):
-        mine = [100 * (r["dense"] - r["removed"]) for r in rows if r["arm"] == arm]
+        mine = [cost(r) for r in rows if r["arm"] == arm]
         lines.append(
             f"| mean of {len(mine)} | {arm} | | | | | | "
             f"{sum(mine) / len(mine):.2f} ({min(mine):.2f} to {max(mine):.2f}) | | |"
@@ -134,8 +139,11 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=["tune", "run", "page"])
+    parser.add_argument("what", choices=["run", "page"])
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--phase", type=int, default=6, help="epochs under the factors")
+    parser.add_argument("--rate", type=float, default=0.03, help="learning rate at their start")
+    parser.add_argument("--validate", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", default=list(ARMS))
     parser.add_argument("--results", type=Path, default=Path("shrinkage_units.jsonl"))
@@ -148,14 +156,13 @@ def main():
     x, y = tensors("train")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     held, rest = order[:VALIDATION], order[VALIDATION:]
-    tuning = given.what == "tune"
-    fit = (x[rest], y[rest]) if tuning else (x, y)
-    judge = (x[held], y[held]) if tuning else tensors("test")
-    phases = {arm: PHASES if tuning else [best(rows, arm)] for arm in given.arms}
-    for seed in [0] if tuning else given.seeds:
-        for row in arms_of(seed, given.epochs, fit, judge, phases):
+    fit = (x[rest], y[rest]) if given.validate else (x, y)
+    judge = (x[held], y[held]) if given.validate else tensors("test")
+    kind = "validation" if given.validate else "run"
+    for seed in given.seeds:
+        for row in arms_of(seed, given, fit, judge):
             with given.results.open("a") as file:
-                file.write(json.dumps({"kind": given.what, "seed": seed, **row}) + "\n")
+                file.write(json.dumps({"kind": kind, "seed": seed, **row}) + "\n")
             print(row, flush=True)
 
 

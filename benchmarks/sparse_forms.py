@@ -2,9 +2,10 @@
 
     python benchmarks/sparse_forms.py [--threads 1] > sparse_forms.md
 
-Weights are random, zeros where a mask of the stated share says so; times are the quickest of several rounds, in
-turns. Loading: a file of the form, from the disk's cache into dense tensors. The last column is a dense layer of which
-as large a share of the rows is left as of the weights: what is gained where zeros empty whole rows.
+Weights are random, zeros where a mask of the stated share says so. Times are the quickest of several rounds, in
+turns; on one thread they are the CPU's own time, so that other work on the machine does not count. Loading: a file of
+the form, from the disk's cache into dense tensors. The last column is a dense layer of which as large a share of the
+rows is left as of the weights: what is gained where zeros empty whole rows.
 """
 
 import argparse
@@ -30,16 +31,16 @@ LAYERS = (
 )
 
 
-def loading(tensor, form):
+def loading(tensor, form, clock):
     """Microseconds from the file to the dense tensor: the quickest of several."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t.safetensors"
         write_tensors(path, encode(tensor, form))
         seen = []
         for _ in range(15):
-            start = time.perf_counter()
+            start = clock()
             decode(read_tensors(path), form, tuple(tensor.shape))
-            seen.append(time.perf_counter() - start)
+            seen.append(clock() - start)
     return 1e6 * min(seen)
 
 
@@ -59,6 +60,7 @@ def main():
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
+    clock = time.thread_time if given.threads == 1 else time.perf_counter
     print("| layer | zeros | smallest | " + " | ".join(f"{f}, kB" for f in FORMS), end=" | ")
     print("dense, µs | CSR, µs | as large a share of rows, µs |")
     print("|---" * (6 + len(FORMS)) + "|")
@@ -70,7 +72,7 @@ def main():
             found = sizes(layer.weight)
             small = narrow(layer, 1 - zeros)
             ways = calls(layer, x) | {"rows": calls(small, x)["dense"]}
-            took = timed(ways)
+            took = timed(ways, clock=clock)
             cells = [f"{found[f] / 1e3:.1f}" for f in FORMS]
             times = [f"{took[k]:.1f}" for k in ("dense", "csr", "rows")]
             row = " | ".join([name, f"{zeros:.0%}", smallest(layer.weight), *cells, *times])
@@ -79,7 +81,7 @@ def main():
     print("|---" * (1 + len(FORMS)) + "|")
     for zeros in ZEROS:
         weight = torch.randn(1024, 1024) * (torch.rand(1024, 1024) > zeros)
-        cells = [f"{loading(weight, form):.0f}" for form in FORMS]
+        cells = [f"{loading(weight, form, clock):.0f}" for form in FORMS]
         print(f"| {zeros:.0%} | " + " | ".join(cells) + " |", flush=True)
 
 

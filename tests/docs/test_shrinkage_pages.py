@@ -85,7 +85,7 @@ def test_the_tables_hold_every_run(script):
     units = script("shrinkage_units")
     row = {"kind": "run", "seed": 0, "arm": "increg", "dense": 0.892, "left": 0.886, "end": 0.889, "removed": 0.889,
            "macs": 48_440, "fc1": 60, "fc2": 20}  # fmt: skip
-    assert "0.30 (0.30 to 0.30)" in units.page([row])
+    assert "0.60 (0.60 to 0.60)" in units.page([row])  # at the step of removal, not after it
     groups = script("shrinkage_groups")
     one = {"kind": "run", "arm": "refit", "budget": 0.5, "seed": 0, "settings": {}, "cut": 0.93, "end": 0.935,
            "macs": 15e6, "params": 1e5, "ms_1": {"median": 2.5}}  # fmt: skip
