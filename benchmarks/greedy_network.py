@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from sprig.core.lookup import file_of
 from sprig.greedy import GreedyNetwork, gold_loss, padded, reward_loss, unfold
+from sprig.greedy.network import SHARP
 
 RESULTS = Path(__file__).parent / "results"
 K, CHECKS = 3, 6
@@ -45,19 +46,20 @@ ARMS = {
     "first": "the first three sentences",
     "fixed": "fixed features, greedy",
     "alone": "scorer trained alone, its three best",
-    "alone + greedy": "the same scorer's features, greedy",
+    "alone + greedy": "such a scorer on the network's features, then greedy on them",
     "aspects + greedy": "a scorer of each aspect, greedy on the chance to cover",
     "modular": "unfolded, linear curve (no set function)",
     "soft": "greedy network, soft",
     "sampled": "greedy network, sampled",
 }
-# one training serves both ways to pick by a scorer
+# what is trained: how it picks
 TRAINED = {
-    "alone": ("alone", "alone + greedy"),
-    "aspects": ("aspects + greedy",),
-    "modular": ("modular",),
-    "soft": ("soft",),
-    "sampled": ("sampled",),
+    "alone": "alone",
+    "features": "alone + greedy",
+    "aspects": "aspects + greedy",
+    "modular": "modular",
+    "soft": "soft",
+    "sampled": "sampled",
 }
 
 
@@ -209,6 +211,11 @@ def built(arm: str, task: Task, config: dict[str, Any], seed: int) -> GreedyNetw
     )
     if arm == "aspects":
         net.raw.requires_grad_(False)  # every aspect counts one
+    if arm in ("alone", "aspects"):
+        # as one would write them without a network: softplus or sigmoid of what the encoder gives, gains as they are
+        net.center.fill_(-SHARP)
+        net.stretch.fill_(1 / SHARP)
+        net.settled.fill_(True)
     return net
 
 
@@ -217,7 +224,7 @@ def loss_of(
 ) -> Tensor:
     part = task.train
     x, mask, gold, serves = (t[rows] for t in (part.x, part.mask, part.gold, part.serves))
-    if arm == "alone":  # listwise: which item is gold, of all
+    if arm in ("alone", "features"):  # listwise: which item is gold, of all
         logs = (net.scores(x, mask=mask).masked_fill(~mask, -1e9)).log_softmax(-1)
         return -((logs * gold).sum(-1) / gold.sum(-1)).mean()
     if arm == "aspects":
@@ -232,20 +239,20 @@ def loss_of(
 
 
 @torch.no_grad()
-def picked(net: GreedyNetwork, part: Split, way: str) -> Tensor:
+def picked(net: GreedyNetwork, part: Split, arm: str) -> Tensor:
     """Hard picks of a trained network."""
     net.eval()
-    if way == "alone":
+    if arm == "alone":
         return best_of(net.scores(part.x), part.mask)
     return net(part.x, budgets=K, mask=part.mask).chosen.float()
 
 
-def trained(arm: str, task: Task, config: dict[str, Any], seed: int) -> dict[str, dict[str, float]]:
-    """For every way to pick: figures at the checkpoint that was best on the tuning split."""
+def trained(arm: str, task: Task, config: dict[str, Any], seed: int) -> dict[str, float]:
+    """Figures at the checkpoint that was best on the tuning split."""
     net = built(arm, task, config, seed)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(net.parameters(), lr=config["rate"], weight_decay=config["decay"])
-    best: dict[str, dict[str, float]] = {}
+    best = {"tuned": -1.0}
     batches = shuffled(len(task.train.x), task.batch, generator)
     for step in range(1, task.steps + 1):
         net.train()
@@ -254,16 +261,15 @@ def trained(arm: str, task: Task, config: dict[str, Any], seed: int) -> dict[str
         loss.backward()
         optimiser.step()
         if step % (task.steps // CHECKS) == 0:
-            for way in TRAINED[arm]:
-                covered, right = judged(task.tune, picked(net, task.tune, way))
-                if (covered + right) / 2 > best.get(way, {"tuned": -1.0})["tuned"]:
-                    there = judged(task.test, picked(net, task.test, way))
-                    best[way] = {
-                        "tuned": (covered + right) / 2,
-                        "step": step,
-                        "covered": there[0],
-                        "right": there[1],
-                    }
+            covered, right = judged(task.tune, picked(net, task.tune, arm))
+            if (covered + right) / 2 > best["tuned"]:
+                there = judged(task.test, picked(net, task.test, arm))
+                best = {
+                    "tuned": (covered + right) / 2,
+                    "step": step,
+                    "covered": there[0],
+                    "right": there[1],
+                }
     return best
 
 
@@ -319,21 +325,15 @@ def run(args: argparse.Namespace) -> None:
         task = TASKS[name](args)
 
         def one(arm: str, phase: str, trial: int, seed: int, name=name, task=task) -> None:
-            ways = TRAINED.get(arm, (arm,))
-            if all(lines.find(task=name, arm=w, phase=phase, trial=trial, seed=seed) for w in ways):
+            row = {"task": name, "arm": TRAINED.get(arm, arm), "phase": phase}
+            row |= {"trial": trial, "seed": seed}
+            if lines.find(**row):
                 return
             began, config = time.process_time(), settings(arm, trial)
-            if arm in TRAINED:
-                found = trained(arm, task, config, seed)
-            else:
-                found = {arm: unlearnt(arm, task, config, seed)}
-            for way, figures in found.items():
-                if lines.find(task=name, arm=way, phase=phase, trial=trial, seed=seed):
-                    continue
-                row = {"task": name, "arm": way, "phase": phase, "trial": trial, "seed": seed}
-                spent = round(time.process_time() - began, 2)
-                lines.add({**row, **figures, "config": config, "seconds": spent})
-            print(name, arm, phase, trial, seed, round(time.process_time() - began, 2), flush=True)
+            figures = (trained if arm in TRAINED else unlearnt)(arm, task, config, seed)
+            spent = round(time.process_time() - began, 2)
+            lines.add({**row, **figures, "config": config, "seconds": spent})
+            print(name, arm, phase, trial, seed, spent, flush=True)
 
         arms = [a for a in (*TRAINED, "fixed") if a != "aspects" or task.by_aspect]
         for trial in range(args.trials):
@@ -343,10 +343,8 @@ def run(args: argparse.Namespace) -> None:
             for arm in ("random", "first") if name == "papers" else ("random",):
                 one(arm, "final", 0, seed)
             for arm in arms:
-                for way in TRAINED.get(arm, (arm,)):
-                    tried = lines.find(task=name, arm=way, phase="tune")
-                    best = max(tried, key=lambda r: r["tuned"])["trial"]
-                    one(arm, "final", best, seed)
+                tried = lines.find(task=name, arm=TRAINED.get(arm, arm), phase="tune")
+                one(arm, "final", max(tried, key=lambda r: r["tuned"])["trial"], seed)
 
 
 def page(args: argparse.Namespace) -> str:
@@ -363,6 +361,16 @@ def page(args: argparse.Namespace) -> str:
         "",
         f"Command: `python benchmarks/greedy_network.py run`. One thread, torch {torch.__version__}, Python "
         f"{platform.python_version()}; {sum(r['seconds'] for r in lines.rows):.0f} s of one processor in all.",
+    ]
+    text += [
+        "",
+        "Read with it: the network's scaling of features came after a first run on these same tasks without it (mean "
+        "of covered and right: soft 0.761 on papers and 0.689 on claims, greedy on a scorer's features 0.695 and "
+        "0.688, the scorer of each aspect 0.769), so the network's figures are somewhat optimistic. The scorers alone "
+        "and of each aspect go without it, because it made them worse (0.523 and 0.719 on papers). On papers the "
+        "scorer of each aspect and the unfolded arms learn from which aspect a sentence tells, the other scorers only "
+        "from whether it is highlighted; on claims all learn from which picks are right, the sampled network on both "
+        "from the judged figures.",
     ]
     for name in TASKS:
         table = {}
