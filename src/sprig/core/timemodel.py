@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sprig.core.errors import InputError
+from sprig.core.plan import Plan
 from sprig.core.timelayers import PERIOD, Width
 from sprig.core.timetable import LayerTime, TimeTable
 from sprig.core.types import Graph
@@ -154,3 +155,8 @@ def _padded(points: tuple[int, ...], length: int) -> list[float]:
 def _filled(ms: np.ndarray, deep: int, wide: int) -> np.ndarray:
     """The table with its last row and column repeated: nothing changes beyond them."""
     return np.pad(ms, ((0, deep - ms.shape[0]), (0, wide - ms.shape[1])), mode="edge")
+
+
+def kept_of(plan: Plan, graph: Graph) -> np.ndarray:
+    """Units kept per group."""
+    return np.array([len(plan.keep.get(g.name, range(g.size))) for g in graph.groups], dtype=float)

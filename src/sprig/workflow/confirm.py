@@ -7,15 +7,13 @@ nothing needs to be fitted to know it.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from sprig.core.allocate import LATENCY, latency_limit, nothing_prunable, targets
 from sprig.core.errors import InputError
 from sprig.core.example import Example
 from sprig.core.path import Path
 from sprig.core.plan import Plan
 from sprig.core.surgery import shrink
-from sprig.core.timemodel import LatencyModel
+from sprig.core.timemodel import LatencyModel, kept_of
 from sprig.core.timerun import compare, runnable
 from sprig.core.timetable import TimeTable
 from sprig.core.timing import Call, Timing, brief, threads
@@ -178,8 +176,3 @@ def _line(one: tuple[float, float], two: tuple[float, float]) -> float:
     if abs(rise) < 1e-9 or (two[0] - one[0]) * rise <= 0:  # noise turned them round
         return one[0] * AIM / max(one[1], 1e-9)
     return one[0] + (AIM - one[1]) * (two[0] - one[0]) / rise
-
-
-def kept_of(plan: Plan, graph: Graph) -> np.ndarray:
-    """Units kept per group."""
-    return np.array([len(plan.keep.get(g.name, range(g.size))) for g in graph.groups], dtype=float)

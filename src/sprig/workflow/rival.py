@@ -13,9 +13,10 @@ from sprig.core.allocate import LATENCY, WAYS, targets
 from sprig.core.path import Path
 from sprig.core.plan import Plan
 from sprig.core.surgery import mask
+from sprig.core.timemodel import kept_of
 from sprig.core.types import Budget, Outcome
 from sprig.core.workbench import Workbench
-from sprig.workflow.confirm import AIM, OVER, UNDER, Pair, Target, kept_of
+from sprig.workflow.confirm import AIM, OVER, UNDER, Pair, Target
 from sprig.workflow.judging import quality
 
 TRIES = 3

@@ -17,7 +17,7 @@ from sprig.core.plan import Plan
 from sprig.core.ranks import Ranks
 from sprig.core.replay import Replay
 from sprig.core.timelayers import Width
-from sprig.core.timemodel import LatencyModel
+from sprig.core.timemodel import LatencyModel, kept_of
 from sprig.core.timerun import Stepper, cast, compare, inputs_for
 from sprig.core.timetable import LayerTime, TimeTable
 from sprig.core.timetable import measure as measure_table
@@ -25,7 +25,7 @@ from sprig.core.timing import Timing, brief, threads
 from sprig.core.tracing import trace
 from sprig.core.types import Budget, Certificate, Claim, Graph, device_of
 from sprig.core.workbench import Workbench
-from sprig.workflow.confirm import Target, check_time, confirm, kept_of, pairing, target_of
+from sprig.workflow.confirm import Target, check_time, confirm, pairing, target_of
 from sprig.workflow.rival import rival
 
 RECORDS = (TimeTable, LayerTime, Width)  # what a stage of a run folder holds beside plain values
