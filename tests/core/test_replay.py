@@ -22,15 +22,16 @@ def bits(a: Any, b: Any) -> bool:
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.parametrize("checked", [False, True])
 @pytest.mark.parametrize("name", toys.names(error=False))
-def test_replay_is_the_module_from_every_cut(name: str) -> None:
+def test_replay_is_the_module_from_every_cut(name: str, checked: bool) -> None:
     net, example = toys.make(name)
     before = copy.deepcopy(state_of(net))
     given = [x.clone() for x in example]
     expected = tensors_of(output(net, example, {}))
-    replay, weights = Replay(net, example), state_of(net)
+    replay, weights = Replay(net, example, check=checked), state_of(net)
     whole = replay.finish(replay.start(example), weights)
-    if name in REORDERED:
+    if name in REORDERED or replay.channels_last:
         torch.testing.assert_close(whole, expected, rtol=1e-5, atol=1e-6)
         expected = whole  # from any cut, the same bits
     assert bits(whole, expected)
@@ -44,9 +45,37 @@ def test_replay_is_the_module_from_every_cut(name: str) -> None:
     assert bits(example, given), "the inputs were written to"
 
 
+def test_images_are_replayed_with_their_channels_last() -> None:
+    """Unless the program needs the order that it was exported with; a view may become a copy, but not be written to."""
+
+    class Net(nn.Module):
+        def __init__(self, kind: str) -> None:
+            super().__init__()
+            self.stem, self.kind = nn.Conv2d(3, 8, 3, padding=1), kind
+            self.head = nn.Linear(8 * 36, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            if self.kind == "written":
+                flat = x.view(len(x), -1)
+                flat.mul_(2.0)
+                return self.head(x.flatten(1))
+            if self.kind == "strides":  # reads the memory as it stands
+                return self.head(x.as_strided((len(x), 8 * 36), (8 * 36, 1)))
+            return self.head(x.view(len(x), -1))
+
+    x = torch.randn(4, 3, 6, 6)
+    for kind, last in {"plain": True, "written": False, "strides": False}.items():
+        net = Net(kind).eval()
+        replay = Replay(net, (x,))
+        assert replay.channels_last is last, kind
+        (found,) = replay.finish(replay.start((x,)), state_of(net))
+        torch.testing.assert_close(found, net(x))
+
+
 def test_other_weights_from_a_cut_leave_the_prefix_alone() -> None:
     net, example = toys.make("residual")
-    replay, weights = Replay(net, example), state_of(net)
+    replay, weights = Replay(net, example, check=False), state_of(net)
     changed: Any = copy.deepcopy(net)
     with torch.no_grad():
         changed.third.weight.mul_(-2)
@@ -63,7 +92,7 @@ def test_other_weights_from_a_cut_leave_the_prefix_alone() -> None:
 
 def test_watching_sees_inputs_and_outputs_and_work_is_counted() -> None:
     net, example = toys.make("chain")
-    replay, weights = Replay(net, example), state_of(net)
+    replay, weights = Replay(net, example, check=False), state_of(net)
     seen: dict[str, Any] = {}
     layers: Any = net
     layers[9].register_forward_hook(lambda m, i, o: seen.update(x=i[0].detach(), y=o.detach()))
@@ -128,7 +157,7 @@ def test_writes_through_views_are_seen_and_stay_inside() -> None:
 def test_keyword_arguments_in_any_order_numbers_and_none() -> None:
     net, (image,) = toys.make("dictionary")
     kwargs = {"flip": True, "scale": torch.tensor([2.0, 1.0, 0.5]).view(3, 1, 1, 1), "image": image}
-    replay, weights = Replay(net, (), kwargs), state_of(net)
+    replay, weights = Replay(net, (), kwargs, check=False), state_of(net)
     backwards = dict(reversed(kwargs.items()))
     expected = net.eval()(**kwargs)["scores"].detach()
     found = replay.finish(replay.start((), backwards), weights)
@@ -137,7 +166,7 @@ def test_keyword_arguments_in_any_order_numbers_and_none() -> None:
     assert torch.equal(found[1], expected)
     with pytest.raises(InputError, match="names the inputs"):
         replay.start((), {"image": image})
-    plain = Replay(net, (image, None))
+    plain = Replay(net, (image, None), check=False)
     assert torch.equal(plain.finish(plain.start((image, None)), weights)[0], net(image)["scores"])
 
 

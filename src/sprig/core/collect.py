@@ -12,11 +12,12 @@ from sprig.core.ranks import Ranks
 from sprig.core.replay import Chunk
 from sprig.core.rows import Rows, rows, targets_at
 from sprig.core.stats import Moments
-from sprig.core.sums import COARSE, FINE, Grid, Sums
+from sprig.core.sums import COARSE, FINE, Grid, Scratch, Sums
 from sprig.core.types import Consumer
 from sprig.core.workbench import Workbench
 
 WIDE = 1024  # columns from which matrices are kept, and multiplied, in float32
+SHOWN = 64  # rows at least by which a chunk says how its rows scatter
 
 
 def row_limit(consumer: Consumer, columns: int, samples: int, per_column: float, least: int) -> int:
@@ -68,12 +69,15 @@ class Halves:
 
     def __init__(
         self, inputs: int, outputs: int, ranks: Ranks, *, pieces: int, name: str,
-        device: torch.device, compact: bool = False,
+        device: torch.device, compact: bool = False, scratch: tuple[Scratch, Scratch] | None = None,
     ) -> None:  # fmt: skip
         self.shape, self.ranks = (inputs, outputs), ranks
         self.bits = COARSE - math.log2(max(pieces, 1)) if compact else FINE
         self.grid: Grid | None = None
-        self.sums = [Sums(inputs, outputs, name=name, device=device, compact=compact) for _ in "ab"]
+        self.sums = [
+            Sums(inputs, outputs, name=name, device=device, compact=compact, scratch=scratch)
+            for _ in "ab"
+        ]
         self.drawn = torch.zeros(4, dtype=torch.float64)  # see `sampled`
 
     def begin(self, found: Rows | None, y: Tensor | None = None) -> None:
@@ -112,9 +116,10 @@ class Halves:
 
 def _drawn(found: Rows) -> Tensor:
     """Rows used, rows there were, their power by that sample, and the variance of that power (a sample without
-    replacement)."""
+    replacement); both as some of the rows, evenly spaced, show them."""
     used, there = len(found.x), found.of
-    spread = (found.x - found.x.mean(0)).square().sum(1, dtype=torch.float64)
+    some = found.x[:: max(1, used // SHOWN)]
+    spread = (some - some.mean(0)).square().sum(1, dtype=torch.float64)
     scatter = float(spread.var()) if used > 1 else 0.0
     variance = there * (there - used) * scatter / used
     return torch.tensor([used, there, there * float(spread.mean()), variance], dtype=torch.float64)
@@ -136,12 +141,13 @@ def collect(
     wanted = sorted(consumers, key=lambda c: replay.index[c.node])  # in the order of the calls
     sums: dict[str, Halves] = {}
     limits: dict[str, int] = {}
+    scratch = Scratch(), Scratch()
     for c in wanted:
         weight = c.matrix(bench.weights)
         columns = weight[0].numel()
         sums[c.node] = Halves(
             columns, 0, ranks, pieces=bench.pieces, name=c.node, device=weight.device,
-            compact=columns >= WIDE,
+            compact=columns >= WIDE, scratch=scratch,
         )  # fmt: skip
         limits[c.node] = row_limit(c, columns, bench.samples, per_column, least)
 

@@ -64,7 +64,10 @@ def measure(
     few = samples < replay.batch
     if few:  # a large network: a replay of just so many samples; the processes share the trials
         unseen = _given([_head(c, min(samples, c.rows)) for c in unseen], ranks)
-        replay = Replay(bench.model, unseen[0].args, unseen[0].kwargs, check=False)
+        replay = Replay(
+            bench.model, unseen[0].args, unseen[0].kwargs, check=False,
+            channels_last=bench.replay.channels_last,
+        )  # fmt: skip
     lives: list[Live] = []
     dense: list[list[Tensor]] = []
     masks: list[Masks] = []

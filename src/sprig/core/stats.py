@@ -228,14 +228,16 @@ def check_numbers(name: str, label: str, t: Tensor) -> None:
         raise InputError(f"{who}: its {label} are not finite; look for NaN or inf before it")
 
 
-def centre(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def centre(x: Tensor, dtype: torch.dtype, *, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean of the rows in float64, and the rows less that mean in the dtype of the product."""
-    mean = x.mean(0, dtype=torch.float64)
     if dtype == torch.float64:
+        mean = x.mean(0, dtype=torch.float64)
         return mean, x.to(dtype) - mean
-    # A float32 mean leaves a rest of order 1e-7 x mean; taking it out again keeps the chunk centred.
-    rough = mean.to(dtype)
-    return mean, (x.to(dtype) - rough) - (mean - rough).to(dtype)
+    # A float32 mean leaves a rest of order 1e-7 x mean; what is centred by it can be averaged exactly enough.
+    rough = x.mean(0, dtype=dtype)
+    x = torch.sub(x.to(dtype), rough, out=out)
+    rest = x.mean(0)
+    return rough.double() + rest.double(), x.sub_(rest)
 
 
 def _add_gram(total: Tensor, x: Tensor) -> None:

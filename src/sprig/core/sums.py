@@ -61,7 +61,7 @@ def _scale(x: Tensor, bits: float) -> Tensor:
         x = torch.ones(1, x.shape[1], device=x.device)
     rows = x[:CHUNK]
     _, rows = centre(rows, torch.float32)
-    power = rows.square().sum(0, dtype=torch.float64) * (len(x) / max(len(rows), 1))
+    power = rows.square().sum(0).double() * (len(x) / max(len(rows), 1))
     power = power.nan_to_num(nan=1.0, posinf=1.0)  # refused with its name when it is added
     alive = power[power > 0]
     if len(
@@ -77,6 +77,22 @@ def _scale(x: Tensor, bits: float) -> Tensor:
     return torch.from_numpy(np.ldexp(1.0, np.clip(exponent, -90, 90))).to(x.device)
 
 
+class Scratch:
+    """Memory that is used over and over: to be given fresh memory takes longer than to add up what is put there."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def take(self, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """(rows, columns) of anything, until the next call with that type."""
+        kept = self.kept.get((dtype, device))
+        if kept is None or len(kept) < rows * columns:
+            kept = self.kept[dtype, device] = torch.empty(
+                rows * columns, dtype=dtype, device=device
+            )
+        return kept[: rows * columns].view(rows, columns)
+
+
 class Sums:
     """Adds pieces of data in any order, in any process, to the same bits."""
 
@@ -88,8 +104,13 @@ class Sums:
         name: str = "",
         device: torch.device | str = "cpu",
         compact: bool = False,
+        scratch: tuple[Scratch, Scratch] | None = None,
     ) -> None:
-        """`compact` keeps the D x D matrix in int32, half the memory, as long as its numbers fit."""
+        """`compact` keeps the D x D matrix in int32, half the memory, as long as its numbers fit.
+
+        scratch: for rows and for products; sums that are added to one after the other can share it.
+        """
+        self.scratch = scratch or (Scratch(), Scratch())
         self.name, self.half, self.compact = name, compact, compact
         self.inputs, self.outputs = inputs, outputs
         self.device = torch.device(device)
@@ -112,11 +133,11 @@ class Sums:
             self._add(x[at : at + CHUNK], part, grid, (number, at))
 
     def _add(self, x: Tensor, y: Tensor | None, grid: Grid, at: tuple[int, int]) -> None:
-        mean, x = centre(x.detach(), torch.float32)
+        room = self.scratch[0].take(len(x), x.shape[1], torch.float32, x.device)
+        mean, x = centre(x.detach(), torch.float32, out=room)
         check_numbers(self.name, "inputs", mean)
         x = x.mul_(grid.inputs.to(x))
-        self._make_room(x)
-        whole_gram(self.second, x)
+        self._gram(x)
         target_mean = torch.zeros(0, dtype=torch.float64)
         if y is not None:
             target_mean, y = centre(y.detach(), torch.float32)
@@ -126,12 +147,19 @@ class Sums:
             self.power += y.double().square().sum(0).round_()
         self.pieces[at] = (len(x), mean.cpu(), target_mean.cpu())
 
-    def _make_room(self, x: Tensor) -> None:
-        """Go over to float64 before a number gets too large for int32; none is larger than those on the diagonal."""
-        if self.compact:
-            power = x.square().sum(0, dtype=torch.float64) + self.second.diagonal()
-            if float(power.max()) >= FULL:
-                self._widen()
+    def _gram(self, x: Tensor) -> None:
+        """second += x^T x in whole numbers, on and below the diagonal (see `mirror`)."""
+        scratch, size = self.scratch[1], len(self.second)
+        for a, b in panels(size):
+            product = scratch.take(size - a, b - a, x.dtype, x.device)
+            torch.mm(x[:, a:].mT, x[:, a:b], out=product).round_()
+            # int32 is left before a number gets too large for it; none is larger than those on the diagonal
+            if self.compact:
+                power = product.diagonal().double() + self.second[a:b, a:b].diagonal()
+                if float(power.max()) >= FULL:
+                    self._widen()
+            whole = scratch.take(size - a, b - a, self.second.dtype, x.device)
+            self.second[a:, a:b] += whole.copy_(product)
 
     def _widen(self) -> None:
         self.second, self.compact = self.second.double(), False
@@ -169,7 +197,6 @@ class Sums:
         root = counts.sqrt()[:, None]
         dx, dy = (means - mean) * root, (targets - target_mean) * root
         second = self._real(grid.inputs).cpu()
-        mirror(second)
         second.addmm_(dx.mT.to(second), dx.to(second))
         mirror(second)
         columns, outputs = grid.inputs.cpu(), grid.outputs.cpu()
@@ -185,15 +212,9 @@ class Sums:
             out = torch.empty(self.second.shape, dtype=torch.float32, device=self.second.device)
         else:
             out = self.second.view(torch.float32) if self.compact else self.second
-        down = scale.reciprocal().to(self.second.device)
+        kind = torch.float32 if self.compact else torch.float64  # powers of two: exact in either
+        down = scale.reciprocal().to(self.second.device, kind)
         for a, b in panels(len(out)):
-            rows = self.second[a:b].double() * down[a:b, None] * down
-            out[a:b] = rows.to(out.dtype)
+            rows = self.second[a:b].to(kind)
+            out[a:b] = rows.mul_(down[a:b, None]).mul_(down)
         return out
-
-
-def whole_gram(total: Tensor, x: Tensor) -> None:
-    """total += x^T x in whole numbers, on and below the diagonal (see `mirror`)."""
-    for a, b in panels(len(total)):
-        product = (x[:, a:].mT @ x[:, a:b]).round_()
-        total[a:, a:b] += product if total.is_floating_point() else product.to(total.dtype)

@@ -118,6 +118,8 @@ class Elimination:
             stored = [s for s in slots if s >= 0]
         if not stored:
             return [0.0] * len(units)
+        if len(units) == self.block == 1:
+            return [self._take_column(units[0], stored[0])]
         k, used = self.block, self.used
         mine = (torch.tensor(stored)[:, None] * k + torch.arange(k)).flatten()
         vs, bs = self.v[:used], self.b[:used]
@@ -152,6 +154,28 @@ class Elimination:
             self._flush()
         given = iter(parts)
         return [next(given) if s >= 0 else 0.0 for s in slots]
+
+    def _take_column(self, unit: int, slot: int) -> float:
+        """`take_together` for one unit of one column, in few calls: there it is calls that take the time."""
+        vs, bs = self.v[: self.used], self.b[: self.used]
+        d, n = self.diagonal[:, 0, 0], self.norms[:, 0, 0]
+        power = float(d[slot])
+        f = power**-0.5 if power > self.cutoff else 0.0
+        c = vs[:, slot]
+        v = torch.addmv(self.p[slot], vs.mT, c, alpha=-1).mul_(self.mask).mul_(f)
+        b = torch.addmv(self.q[:, slot], bs.mT, c, alpha=-1).mul_(f)
+        part = float(b @ b)
+        w = torch.addmv(self.q.mT @ b, vs.mT, bs @ b, alpha=-1).sub_(v, alpha=0.5 * part)
+        d.addcmul_(v, v, value=-1)
+        n.addcmul_(w, v, value=-2)
+        self.v[self.used], self.b[self.used] = v, b
+        self.used += 1
+        self.alive[slot] = False
+        self.slot[unit] = -1
+        self._close(slot)
+        if self.used + 1 > self.panel:
+            self._flush()
+        return part
 
     def _root(self, block: Tensor) -> Tensor | None:
         """Upper F with F^T block F = 1, so that rows follow one another; None where the block is near singular."""

@@ -102,9 +102,9 @@ def judged_ridge(
     exact = torch.float64 if len(kept) < EXACT else torch.float32  # ridges are far above rounding
 
     def cut(m: Moments) -> tuple[Tensor, Tensor]:
-        columns = m.second[:, kept]
-        cross = m.cross[:, kept] if len(m.target_mean) else w @ columns
-        return columns[kept].to(exact), cross.to(exact)
+        rows = m.second[kept]
+        cross = m.cross[:, kept] if len(m.target_mean) else w @ rows.mT
+        return rows[:, kept].to(exact), cross.to(exact)
 
     (seen, target), (unseen, judge) = cut(a), cut(b)
     power, start = float(a.second.diagonal().double().mean()), w[:, kept].to(exact)

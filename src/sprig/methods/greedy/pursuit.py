@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sprig.core.errors import InputError
 from sprig.core.greedy import Trail, run
-from sprig.methods.greedy.elimination import Elimination, Start, prepare
+from sprig.methods.greedy.elimination import PANEL, Elimination, Start, prepare
 from sprig.methods.greedy.problem import (
     RIDGE,
     ConsumerProblem,
@@ -36,6 +36,7 @@ __all__ = [
     "value",
 ]
 
+HANDFULS = 4  # whose updates wait together, so that they are large products
 RECHECK = 64  # picks between evaluations from scratch
 RECHECK_COLUMNS = 512  # ... while the set is no larger than this
 
@@ -76,11 +77,13 @@ class RefitObjective:
             out.append(prepare(h, t, columns, dtype=self.dtype))
         return out
 
-    def start(self) -> State:
+    def start(self, together: int = 1) -> State:
+        """together: units that will be taken at once."""
         parts, explained = [], 0.0
         for begin in self.starts():
             explained += begin.base
-            parts.append(Elimination(begin, self.size))
+            wait = PANEL if together == 1 else max(PANEL, HANDFULS * together * begin.block)
+            parts.append(Elimination(begin, self.size, panel=wait))
         return State(parts, explained)
 
     def gains(self, state: State, candidates: Tensor) -> Tensor:
@@ -164,7 +167,7 @@ def path(
 
 def _in_handfuls(objective: RefitObjective, steps: int, together: int) -> Trail:
     """The `together` largest gains at a time, all taken in one sweep."""
-    state = objective.start()
+    state = objective.start(together)
     picks, gains, values = list[int](), list[float](), [objective.value(state)]
     left = torch.ones(objective.size, dtype=torch.bool)
     everything = torch.arange(objective.size)
