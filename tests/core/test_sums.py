@@ -103,6 +103,20 @@ def test_plain_merging_would_not_do() -> None:
     assert torch.allclose(forth.second, back.second)
 
 
+def test_one_column_that_grows_loud_far_from_the_first() -> None:
+    """Its products with the others are what int32 does not hold, in a part of the matrix where all else is quiet."""
+    data = pieces(columns=600, rows=900, many=2)
+    x = data[1][0]
+    x[:, 10] = torch.randn(len(x), generator=torch.Generator().manual_seed(2))
+    x[:, -1] = 3e6 * x[:, 10]
+    sums, grid = total(data, [0, 1], compact=True, targets=False)
+    found = sums.close(grid).second.double()
+    exact = Moments.from_rows(torch.cat([x for x, _ in data])).second
+    scale = exact.diagonal().clamp_min(1e-9).sqrt()
+    gap = (found - exact).abs() / scale[:, None] / scale
+    assert float(gap[[10, -1]][:, [10, -1]].max()) < 1e-5
+
+
 def test_numbers_too_large_for_int32_go_over_to_float64() -> None:
     data = pieces(columns=40)
     louder = [(x if n < 3 else 2000 * x, y) for n, (x, y) in enumerate(data)]

@@ -150,14 +150,15 @@ class Sums:
     def _gram(self, x: Tensor) -> None:
         """second += x^T x in whole numbers, on and below the diagonal (see `mirror`)."""
         scratch, size = self.scratch[1], len(self.second)
+        if self.compact:
+            # int32 is left before a number gets too large for it; none is larger than the largest on the diagonal
+            squares = torch.mul(x, x, out=scratch.take(len(x), size, x.dtype, x.device))
+            power = squares.sum(0).double() + self.second.diagonal()
+            if float(power.max()) >= FULL:
+                self._widen()
         for a, b in panels(size):
             product = scratch.take(size - a, b - a, x.dtype, x.device)
             torch.mm(x[:, a:].mT, x[:, a:b], out=product).round_()
-            # int32 is left before a number gets too large for it; none is larger than those on the diagonal
-            if self.compact:
-                power = product.diagonal().double() + self.second[a:b, a:b].diagonal()
-                if float(power.max()) >= FULL:
-                    self._widen()
             whole = scratch.take(size - a, b - a, self.second.dtype, x.device)
             self.second[a:, a:b] += whole.copy_(product)
 
