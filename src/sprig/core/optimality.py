@@ -60,6 +60,34 @@ def submodularity(found: Mapping[str, Mapping[str, float]], data: str) -> list[C
     ]
 
 
+def rates(found: Mapping[str, Mapping[str, float]], data: str) -> list[Claim]:
+    """How fast the error of the published rule must fall with its picks, and where each returned set stands."""
+    if not found:
+        return []
+    rows, highest, silent = {}, 0.0, 0
+    for name, row in found.items():
+        least = min(float(row["first"]), float(row["second"]))
+        # An empty set errs by 1: a bound that allows as much says nothing.
+        said = "first" if float(row["first"]) <= float(row["second"]) else "second"
+        rows[name] = {**row, "bound": "vacuous" if least >= 1 - ROUNDING else said}
+        highest = max(highest, float(row["error"]) / least if least > 0 else 0.0)
+        silent += least >= 1 - ROUNDING
+    return [
+        Claim(
+            name="imitation-rate",
+            statement="no selection errs more than n picks with replacement may: D^2/n, max(D^2, D^4/4r^2)/n^2"
+            + (f"; vacuous for {silent} of {len(rows)} groups" if silent else ""),
+            passed=highest <= 1 + 1e-6,
+            value=highest,
+            tolerance=1.0,
+            data=data,
+            how="largest error over the lower of both; D: distance of the farthest unit from the target, r: a ball "
+            "around it in the hull, at least the least variance of the units over D; imitation of the layer's output",
+            detail={"groups": rows},
+        )
+    ]
+
+
 def _optimum(found: Mapping[str, Mapping[str, float]], data: str, *, exact: bool) -> Claim:
     """What is known of the best set of each size, from the gains behind the returned one."""
     rows = {}

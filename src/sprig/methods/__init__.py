@@ -34,6 +34,7 @@ class Method:
     ratios: Callable[[Workbench, Plan, Any], Any] | None = (
         None  # submodularity of the returned sets
     )
+    rates: Callable[[Workbench, Plan, Any], Any] | None = None  # how fast the error must fall
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -48,7 +49,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                    gramwise.ReweightConfig, "orthogonal matching pursuit on channel contributions",
                    gramwise.search, gramwise.realise),
             Method("uniform", "the paper's local imitation: equal weights, picks may repeat",
-                   gramwise.UniformConfig, GREEDY, gramwise.search, gramwise.realise),
+                   gramwise.UniformConfig, GREEDY, gramwise.search, gramwise.realise,
+                   rates=gramwise.rates),
             Method("linesearch", "the follow-up's step: weights moved by exact line search",
                    gramwise.LinesearchConfig, "Ye et al. 2020, Greedy Optimization Provably Wins the Lottery",
                    gramwise.search, gramwise.realise),

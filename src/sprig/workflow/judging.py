@@ -53,6 +53,7 @@ def judge(
         )
     claims += optimality.floors(path, plan, triples.description)
     claims += optimality.submodularity(notes.get("submodularity", {}), triples.description)
+    claims += optimality.rates(notes.get("rates", {}), triples.description)
     bench.progress("certificate", 3, 4)
     data = held_out if held_out is not None else triples
     before = _measures(bench.model, None, cost(graph), example, data)

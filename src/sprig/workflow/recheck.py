@@ -134,6 +134,8 @@ class Verification:
             )
             if label == "calibration" and "submodularity-ratio" in old:
                 claims += self._ratios(bench, old)
+            if label == "calibration" and "imitation-rate" in old:
+                claims += self._rates(bench, old["imitation-rate"])
         if "lower-bound" in old:
             path = self.folder.get_tree("path.safetensors")
             rebuilt = Path(graph=graph, groups=path["groups"], harm=path["harm"])
@@ -160,4 +162,19 @@ class Verification:
             )
             for claim in optimality.submodularity(found, old["submodularity-ratio"].data)
             if claim.name in old
+        ]
+
+    def _rates(self, bench: Workbench, old: Claim) -> list[Claim]:
+        """The bounds on the published rule's error, from the data anew."""
+        method = METHODS[self.plan.method]
+        if method.rates is None:
+            raise StoreError(f"method {method.name!r} promises no rate, the certificate does")
+        settings: Any = read(method.config, dict(self.plan.config), what="plan.json config")
+        return [
+            replace(
+                claim,
+                passed=claim.passed and abs(claim.value - old.value) <= REPEATED,
+                how=f"{claim.how}; within {REPEATED:g} of the figure certified",
+            )
+            for claim in optimality.rates(method.rates(bench, self.plan, settings), old.data)
         ]

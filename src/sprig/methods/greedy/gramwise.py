@@ -29,7 +29,7 @@ from sprig.methods.greedy.evidence import centred, problems, unit_columns
 from sprig.methods.greedy.gram import AlphaPath, Gram, gram
 from sprig.methods.greedy.linesearch import linesearch
 from sprig.methods.greedy.reweight import reweight
-from sprig.methods.greedy.uniform import uniform
+from sprig.methods.greedy.uniform import constants, picks_within, uniform
 
 
 @dataclass(frozen=True)
@@ -220,17 +220,55 @@ def folded(
 
 def realise(bench: Workbench, plan: Plan, config: Config) -> Outcome:
     """Weights for a plan, in the original shapes. Groups that the plan keeps whole are left alone."""
-    masks = plan.masks(bench.graph)
-    cut = [bench.graph.groups[i] for i, mask in masks.items() if not mask.all()]
     plan = with_cost(replace(plan), bench.graph)
-    if not cut:
+    moments = _of_cut(bench, plan, config)
+    if not moments:
         return Outcome(plan, {})
-    halves = _moments(bench, [i for g in cut for i in g.consumers], config)
-    moments = {node: a + b for node, (a, b) in halves.items()}
-    alphas = {}
+    cut = _cut(bench, plan)
+    alphas: dict[int, Tensor] = {}
+    rated: dict[str, dict[str, float]] = {}
     for done, group in enumerate(cut):
         bench.progress("factors", done, len(cut))
-        kept = np.flatnonzero(masks[group.index]).tolist()
-        alphas[group.index] = factors(_gram(bench, group, moments), kept, config)
+        found = _gram(bench, group, moments)
+        alphas[group.index] = factors(found, plan.keep[group.name], config)
+        rated |= _rated(found, group, plan.keep[group.name], alphas[group.index], config)
     bench.progress("factors", len(cut), len(cut))
-    return Outcome(plan, folded(bench, alphas, moments))
+    return Outcome(plan, folded(bench, alphas, moments), {"rates": rated} if rated else {})
+
+
+def rates(bench: Workbench, plan: Plan, config: Config) -> dict[str, dict[str, float]]:
+    """What theory promises of each set that the published rule chose: see `Constants`. Empty for other rules."""
+    moments, out = _of_cut(bench, plan, config), dict[str, dict[str, float]]()
+    for group in _cut(bench, plan):
+        found, kept = _gram(bench, group, moments), plan.keep[group.name]
+        out |= _rated(found, group, kept, factors(found, kept, config), config)
+    return out
+
+
+def _cut(bench: Workbench, plan: Plan) -> list[Group]:
+    masks = plan.masks(bench.graph)
+    return [bench.graph.groups[i] for i, mask in masks.items() if not mask.all()]
+
+
+def _of_cut(bench: Workbench, plan: Plan, config: Config) -> dict[str, Moments]:
+    """Moments of the consumers of what a plan cuts."""
+    needed = [i for g in _cut(bench, plan) for i in g.consumers]
+    halves = _moments(bench, needed, config) if needed else {}
+    return {node: a + b for node, (a, b) in halves.items()}
+
+
+def _rated(
+    g: Gram, group: Group, kept: Sequence[int], alpha: Tensor, config: Config
+) -> dict[str, dict[str, float]]:
+    """The bounds for one group; none where the set is not the rule's own, or the target not in the hull."""
+    if not isinstance(config, UniformConfig) or not config.replacement or not len(kept):
+        return {}
+    known = constants(g, kind=config.atoms)
+    picks, chosen, imitated = picks_within(g, len(set(kept)), kind=config.atoms)
+    if not known.inside or chosen != set(kept):
+        return {}
+    row = {
+        "picks": picks, "error": g.error(alpha), "imitation": imitated, "farthest": known.farthest,
+        "radius": known.radius, "first": known.first(picks), "second": min(known.second(picks), 1e300),
+    }  # fmt: skip
+    return {group.name: {name: float(f"{value:.9g}") for name, value in row.items()}}

@@ -10,6 +10,9 @@ Units may be picked again (with replacement), so alpha_i = count_i / (n pi_i). W
 released code, every unit that stays is scaled by the same N / n.
 """
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -78,7 +81,69 @@ def rate_bound(g: Gram, n: int, *, kind: str = "mean") -> float:
 
     Holds when r is in the convex hull of the atoms, as it is when the target is the consumers' own output.
     """
+    return constants(g, kind=kind).first(n)
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What the rates of imitation with replacement depend on; squares are relative to the power of the target."""
+
+    farthest: float  # D^2 = max_i |phi_i - r|^2
+    radius: float  # a ball of that radius around r, within the atoms' affine span, is sure to be in their hull
+    inside: bool  # r is the atoms' mean with the weights pi, so it is in their hull
+
+    def first(self, n: int) -> float:
+        """D^2 / n: some atom is no worse than one drawn with the weights that make r."""
+        _at_least_one(n)
+        return self.farthest / n
+
+    def second(self, n: int) -> float:
+        """max(D^2, D^4 / 4 r^2) / n^2: some atom lies at least r behind r, seen from where u points."""
+        _at_least_one(n)
+        if self.radius <= 0:
+            return math.inf
+        return max(self.farthest, self.farthest**2 / (4 * self.radius**2)) / n**2
+
+
+def constants(g: Gram, *, kind: str = "mean") -> Constants:
+    """D and a lower bound on the radius of the largest ball around r in the hull of the atoms.
+
+    For any unit vector v of the span, the numbers <v, phi_i - r> have mean 0 under pi and are at least -D, so their
+    largest is at least their variance / D (Bhatia and Davis), and no variance is below the smallest eigenvalue.
+    """
+    pi, live, k = atoms(g, kind)
+    if not bool(live.any()):
+        return Constants(0.0, 0.0, inside=True)
+    power, k = g.power or 1.0, k[live][:, live]
+    root = pi[live].sqrt()
+    spread = torch.linalg.eigvalsh(root[:, None] * k * root)
+    within = spread[spread > len(spread) * torch.finfo(k.dtype).eps * spread[-1].clamp_min(0)]
+    farthest = max(float(k.diagonal().max()), 0.0)
+    least = float(within[0]) if len(within) else 0.0
+    radius = least / math.sqrt(farthest) if farthest > 0 else 0.0
+    own = (g.matrix.sum(1) - g.cross).abs().max() <= 1e-8 * g.cross.abs().max()
+    return Constants(farthest / power, radius / math.sqrt(power), inside=bool(own))
+
+
+def picks_within(g: Gram, most: int, *, kind: str = "mean") -> tuple[int, frozenset[int], float]:
+    """How often the rule picks before it would take more than `most` different units, which ones, and the error then.
+
+    At most 4 x units picks, as in `uniform`.
+    """
+    _, live, k = atoms(g, kind)
+    count, p = torch.zeros(g.size, dtype=torch.float64), torch.zeros(g.size, dtype=torch.float64)
+    diagonal, n = k.diagonal(), 0
+    while n < 4 * g.size and bool(live.any()):
+        i = int((2 * p + diagonal).masked_fill(~live, torch.inf).argmin())
+        if not count[i] and int((count > 0).sum()) == most:
+            break
+        count[i] += 1
+        p += k[:, i]
+        n += 1
+    error = max(float(count @ p), 0.0) / max(n, 1) ** 2 / (g.power or 1.0)
+    return n, frozenset(count.nonzero().flatten().tolist()), error
+
+
+def _at_least_one(n: int) -> None:
     if n < 1:
         raise InputError(f"the bound needs at least one pick, got {n}")
-    _, live, k = atoms(g, kind)
-    return float(k.diagonal()[live].max()) / n / (g.power or 1.0)
