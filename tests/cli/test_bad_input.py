@@ -118,6 +118,15 @@ def test_bad_options(desk: Path, refused, case: str) -> None:
     assert sorted(p.name for p in desk.iterdir() if p.name != "__pycache__") == ["user.py"]
 
 
+@pytest.mark.parametrize("method", [[], ["--method", "halo", "--keep", "0.5"]])
+def test_training_on_data_of_another_shape(desk: Path, refused, method: list[str]) -> None:
+    command = ["train", "--model", "sprig:lenet-300-100", "--data", "digits", "--epochs", "1"]
+    said = refused(*command, *method, "--out", "out")
+    assert "sprig:lenet-300-100 cannot take the samples of digits" in said
+    assert "784" in said
+    assert not (desk / "out").exists()
+
+
 def wrong_shapes(path: Path) -> None:
     save_file({**good_state(), "0.weight": torch.zeros(8, 3, 3, 3)}, path)
 

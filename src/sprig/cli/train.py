@@ -61,6 +61,7 @@ def run(
         batches = load_data(data, loaded, split="train", seed=common.seed)
         held_out = load_held_out(data, evaluation, loaded, seed=common.seed)
         example = example_of(batches)
+        refuse_misfits(loaded.model, example, model.model, data.data)
         graph, why = traced(loaded.model, example, shrinking.method)
         title = f"{model.model} trained on {data.data}"
         if chosen is not None:
@@ -106,6 +107,24 @@ def run(
         if note is not None:
             screen.note(f"note: {note}")
     conclude(screen, folder, record, result, report=out.report)
+
+
+def refuse_misfits(model: Any, example: Any, spec: str, data: str) -> None:
+    """One clear line where the model cannot take what the data gives; it is left as it was."""
+    import torch
+
+    from sprig.core.errors import InputError
+
+    args, kwargs = ((), example) if isinstance(example, dict) else (example, {})
+    training = model.training
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model.eval()(*args, **kwargs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"{spec} cannot take the samples of {data}: {first}") from None
+    finally:
+        model.train(training)
 
 
 def steps(bars: Bars) -> Any:
