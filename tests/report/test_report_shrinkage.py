@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sprig.report import render_html
+from sprig.report import facts, render_html
 from sprig.report.shrinkage import section
 
 LOG = (
@@ -69,3 +69,16 @@ def test_rows_that_say_little_are_left_out():
     assert len(found["spectra"]) == 24
     assert found["more"] == 6
     assert len(found["ranks"]) == 30
+
+
+def test_what_masks_left_is_said_in_the_sentence_and_the_table(record_of):
+    record = record_of(3)
+    assert facts.survivors(record) is None
+    whole = replace(record, log=LOG, after=replace(record.before))
+    assert facts.survivors(whole) == (7402, 235_200)
+    assert "96.9% of its weights set to zero" in facts.story(whole)
+    (line,) = [row for row in facts.lines(whole) if row.key == "not_zero"]
+    assert (line.before.text, line.after.text) == ("235.2 k", "7,402")
+    assert line.means == "31.78× fewer"
+    kept = [{**row, "kept": 1.0} if row["kind"] == "layer" else row for row in LOG]
+    assert "nothing was cut" in facts.story(replace(whole, log=tuple(kept)))

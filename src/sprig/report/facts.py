@@ -90,9 +90,25 @@ def lines(record: RunRecord) -> tuple[Line, ...]:
             "bytes", "size of the weights", before.bytes, after.bytes, unit="B", less="smaller"
         ),
     ]
+    alive = survivors(record)
+    if alive is not None:
+        out.append(
+            _amount(
+                "not_zero", "weights that are not zero", alive[1], alive[0], unit="", less="fewer"
+            )
+        )
     out += [_latency(batch, before, after) for batch in batches(record)]
     out += [_quality(key, before, after) for key in qualities(record)]
     return tuple(out)
+
+
+def survivors(record: RunRecord) -> tuple[int, int] | None:
+    """Of the weights that a training put masks on: those that are not zero, and all; None without masks."""
+    rows = [row for row in record.log if row.get("kind") == "layer" and "weights" in row]
+    if not rows:
+        return None
+    kept = sum(round(row["kept"] * row["weights"]) for row in rows)
+    return kept, sum(int(row["weights"]) for row in rows)
 
 
 def batches(record: RunRecord) -> tuple[str, ...]:
@@ -197,8 +213,11 @@ def headline(record: RunRecord) -> str:
 def story(record: RunRecord) -> str:
     """The same sentence without the name, for where the name stands above it."""
     before, after = record.before, record.after
+    alive = survivors(record)
     if (before.macs, before.params) == (after.macs, after.params):
         cut = "nothing was cut"
+        if alive is not None and alive[0] < alive[1]:
+            cut = f"{n.percent(1 - alive[0] / alive[1])} of its weights set to zero"
     elif before.macs > 0 and before.params > 0:
         cut = (
             f"cut to {n.percent(after.macs / before.macs)} of its multiply-adds and "

@@ -135,6 +135,29 @@ def test_statistics_of_batch_norms_are_taken_anew_after_a_cut_that_costs(batches
     assert found.again(0.9)[0].out_features > found.model[0].out_features
 
 
+def test_statistics_are_taken_anew_after_masks_that_cost_too(batches):
+    def masked(**more):
+        return train_and_cut(
+            normed(), batches, method="l1", config=TrainConfig(epochs=2, lr=0.05), cut=Cut(**more)
+        )
+
+    found, bare = masked(keep=0.3), masked(keep=0.3, batch_norm=False)
+    state, left = found.model.state_dict(), bare.model.state_dict()
+    trained = found.trained.state_dict()
+    for name in state:
+        if "running" in name:
+            assert torch.equal(left[name], trained[name])
+        elif "num_batches" not in name:
+            assert torch.equal(state[name], left[name])
+    assert any("running" in n and not torch.equal(t, left[n]) for n, t in state.items())
+    reestimate_batch_norm(bare.model, batches)
+    for name, tensor in bare.model.state_dict().items():
+        torch.testing.assert_close(state[name], tensor)
+    whole = masked(keep=1.0)
+    same = whole.model.state_dict()
+    assert all(torch.equal(t, same[n]) for n, t in whole.trained.state_dict().items())
+
+
 def test_where_only_zeros_leave_nothing_is_touched(batches):
     net = normed()
     graph = trace(net.eval(), (batches[0][0],))

@@ -39,7 +39,9 @@ class Cut:
     keep: float | None = None  # share of the weights, or of the units
     budget: Budget | None = None  # params= or macs=, until it is met
     per_layer: bool = False  # the same share of every layer, or group
-    batch_norm: bool = True  # statistics of batch norms anew where units leave that were not zero
+    batch_norm: bool = (
+        True  # statistics of batch norms anew where something leaves that was not zero
+    )
 
     @property
     def asked(self) -> bool:
@@ -124,13 +126,17 @@ class Ending:
 
     def _cut(self, trained: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
         small = shrink(trained, plan, graph)
-        if self.cut.batch_norm and alive_leave(trained, plan, graph):
-            with torch.random.fork_rng(
-                devices=[]
-            ):  # a loader that shuffles takes torch's own numbers
-                torch.manual_seed(epoch_seed(self.seed, -1))
-                reestimate_batch_norm(small, islice(iter(self.data), RENEWED))
+        if alive_leave(trained, plan, graph):
+            self._renew(small)
         return small
+
+    def _renew(self, model: nn.Module) -> None:
+        """Statistics of batch norms as they are after the cut, from the training data without its labels."""
+        if self.cut.batch_norm:
+            # a loader that shuffles takes torch's own numbers
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(epoch_seed(self.seed, -1))
+                reestimate_batch_norm(model, islice(iter(self.data), RENEWED))
 
     def masked(
         self, record: TrainRecord, names: Sequence[str], *, shrinker: Shrinker | None = None
@@ -148,6 +154,8 @@ class Ending:
         def zeroed(masks: Masks) -> nn.Module:
             model = copy.deepcopy(record.model)
             apply_masks(model, masks)
+            if any(bool(weights[n][~m].any()) for n, m in masks.items()):
+                self._renew(model)
             return model
 
         def again(keep: float) -> nn.Module:
