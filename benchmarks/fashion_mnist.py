@@ -208,7 +208,7 @@ def table(rows: Sequence[Row]) -> str:
                     f"{spread([r[key] for r in have])} ({used:.1%}, n={len(have)})" if have else "–"
                 )
             out += [f"| {arm} | " + " | ".join(shown) + " |"]
-        out += [""]
+        out += [*again(rows, key, size), ""]
     control = [r for r in cells.get((CONTROL, 1.0), {}).values() if "tuned_accuracy" in r]
     if control:
         after = spread([r["tuned_accuracy"] for r in control])
@@ -218,6 +218,25 @@ def table(rows: Sequence[Row]) -> str:
             "",
         ]
     return "\n".join([*out, *notes(rows, cells)])
+
+
+def again(rows: Sequence[Row], key: str, size: str) -> list[str]:
+    """Arms run once more with later code, which changes which rows are drawn and the last bits (kind `later`)."""
+    found: dict[str, dict[float, list[Row]]] = {}
+    for row in rows:
+        if row["kind"] == "later" and key in row:
+            name = f"{row['arm']}, code of {row['code']}"
+            found.setdefault(name, {}).setdefault(row["budget"], []).append(row)
+    out = []
+    for name, by in found.items():
+        shown = [
+            f"{spread([r[key] for r in by[b]])} ({statistics.mean(r[size] for r in by[b]):.1%}, n={len(by[b])})"
+            if b in by
+            else "–"
+            for b in BUDGETS
+        ]
+        out.append(f"| {name} | " + " | ".join(shown) + " |")
+    return out
 
 
 def notes(rows: Sequence[Row], cells: dict[tuple[str, float], dict[int, Row]]) -> list[str]:
