@@ -108,13 +108,17 @@ def judged_ridge(
 
     (seen, target), (unseen, judge) = cut(a), cut(b)
     power, start = float(a.second.diagonal().double().mean()), w[:, kept].to(exact)
+    if not power > 0:  # nothing varies: every ridge is as good
+        return RIDGES[0]
     tried = RIDGES if exact == torch.float64 else RIDGES[1::2]  # a few suffice where each is dear
-    best, lowest = tried[0], float("inf")
+    best, lowest = tried[-1], float("inf")
     for ridge in tried:
         extra = ridge * power
         shifted = seen.clone()
         shifted.diagonal().add_(extra)
-        factor = torch.linalg.cholesky(shifted)
+        factor, singular = torch.linalg.cholesky_ex(shifted)
+        if int(singular):  # few rows of very unequal columns: rounding outweighs this ridge
+            continue
         found = torch.cholesky_solve((target + extra * start).mT, factor).mT
         per_output = ((found @ unseen - 2 * judge) * found).sum(1)
         lost = float(per_output.sum() if metric is None else (per_output * metric).sum())
