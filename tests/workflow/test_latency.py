@@ -142,14 +142,40 @@ def test_of_two_plans_the_better_is_taken(
     plans = [path.at(sprig.Budget(macs=share)) for share in (0.9, 0.3)]
     bench = Workbench(net(), graph, [((X,), {}, None)])
     fitted = {p.hash: Outcome(p, {}, {"about": p.hash}) for p in plans}
-    found = dueling.better(bench, plans, lambda p: fitted[p.hash], [X])
+    found = dueling.better(bench, plans, lambda _, p: fitted[p.hash], [X])
     assert found.plan == plans[0] and found.notes["about"] == plans[0].hash
     rows = found.notes["rivals"]
     assert [r["taken"] for r in rows] == [True, False]
     assert rows[0]["error"] < rows[1]["error"]
     errors = iter([1.0, 0.5])
     monkeypatch.setattr(dueling, "quality", lambda *args: {"kl": next(errors)})
-    assert dueling.better(bench, plans, lambda p: fitted[p.hash], [X]).plan == plans[1]
+    assert dueling.better(bench, plans, lambda _, p: fitted[p.hash], [X]).plan == plans[1]
+
+
+def test_plans_are_judged_on_inputs_that_they_were_not_fitted_on(
+    graph: Graph, path: Search
+) -> None:
+    plans = [path.at(sprig.Budget(macs=share)) for share in (0.9, 0.3)]
+    numbered = torch.arange(50.0).view(50, 1, 1, 1).expand(50, *X.shape[1:]).contiguous()
+    bench = Workbench(net(), graph, [((part,), {}, None) for part in numbered.split(13)])
+    parts = dueling.divided(bench)
+    assert parts is not None
+    on, judge = parts
+    seen = [int(v) for (x,), _, _ in on.triples for v in x[:, 0, 0, 0]]
+    kept = [int(v) for (x,), _ in judge for v in x[:, 0, 0, 0]]
+    assert sorted(seen + kept) == list(range(50))
+    assert 5 <= len(kept) <= 20
+    asked: list[tuple[int, str]] = []
+
+    def fitted(where: Workbench, plan: Any) -> Outcome:
+        asked.append((sum(len(x) for (x,), _, _ in where.triples), plan.hash))
+        return Outcome(plan, {})
+
+    found = dueling.better(bench, plans, fitted, [numbered])
+    assert asked == [(len(seen), p.hash) for p in plans] + [(50, found.plan.hash)]
+    assert all(row["unseen"] for row in found.notes["rivals"])
+    few = Workbench(net(), graph, [((numbered[:3],), {}, None)])
+    assert dueling.divided(few) is None
 
 
 def test_no_second_plan_where_nothing_is_known(made_up: Machine) -> None:

@@ -1,7 +1,7 @@
 """Two plans of one speed: by milliseconds saved and by multiply-adds saved. Both are fitted, the better one is taken.
 
 What the search predicts of a plan is a sum over groups that were tried one by one; where much leaves, it ranks two
-plans badly. What decides here is the error of the fitted networks on the calibration inputs.
+plans badly. What decides here is the error of the fitted networks on calibration inputs that were kept back.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from sprig.core.allocate import LATENCY, WAYS, targets
+from sprig.core.batches import Triple, map_tensors
+from sprig.core.deal import EVERY, judges
 from sprig.core.path import Path
 from sprig.core.plan import Plan
 from sprig.core.surgery import mask
@@ -51,20 +55,62 @@ def rival(path: Path, budget: Budget, target: Target, pair: Pair, chosen: Plan) 
 
 
 def better(
-    bench: Workbench, plans: Sequence[Plan], realise: Callable[[Plan], Outcome], data: Any
+    bench: Workbench,
+    plans: Sequence[Plan],
+    realise: Callable[[Workbench, Plan], Outcome],
+    data: Any,
 ) -> Outcome:
-    """The fitted plan with the lower error on the calibration inputs; its notes say what was compared."""
+    """The plan whose fitted network errs less on inputs that it was not fitted on; fitted on all, then.
+
+    A network that keeps more weights learns more of the calibration inputs by heart, so on those the two cannot be told
+    apart. Its notes say what was compared. `data`: all calibration inputs, for where they cannot be divided.
+    """
     if len(plans) == 1:
-        return realise(plans[0])
-    found: list[tuple[float, int, Outcome]] = []
+        return realise(bench, plans[0])
+    parts = divided(bench)
+    on, judge = (bench, data) if parts is None else parts
+    errors, outcomes = [], []
     for plan in plans:
-        outcome = realise(plan)
+        outcome = realise(on, plan)
         wide = mask(bench.model, outcome, bench.graph)
-        seen = bench.ranks.lead(partial(quality, wide, bench.model, data))
-        found.append((seen.get("kl", seen.get("relative_error", 0.0)), len(found), outcome))
-    _, best, outcome = min(found, key=lambda f: f[:2])
+        seen = bench.ranks.lead(partial(quality, wide, bench.model, judge))
+        errors.append(seen.get("kl", seen.get("relative_error", 0.0)))
+        outcomes.append(outcome if parts is None else None)
+    best = min(range(len(plans)), key=errors.__getitem__)
+    taken = outcomes[best] or realise(bench, plans[best])
     rows = [
-        {"plan": plan.hash, "macs": plan.cost["macs"], "error": error, "taken": number == best}
-        for plan, (error, number, _) in zip(plans, found, strict=True)
+        {
+            "plan": plan.hash,
+            "macs": plan.cost["macs"],
+            "error": error,
+            "unseen": parts is not None,
+            "taken": number == best,
+        }
+        for number, (plan, error) in enumerate(zip(plans, errors, strict=True))
     ]
-    return replace(outcome, notes={**outcome.notes, "rivals": rows})
+    return replace(taken, notes={**taken.notes, "rivals": rows})
+
+
+def divided(bench: Workbench) -> tuple[Workbench, list[Any]] | None:
+    """A workbench on three quarters of the inputs, and batches of the rest; None where that cannot be done."""
+    if bench.dealt is not None or len(bench.chunks) < EVERY:
+        return None
+    fit: list[Triple] = []
+    judge: list[Any] = []
+    for chunk in bench.chunks:
+        args, kwargs, target = map_tensors(
+            (chunk.args, dict(chunk.kwargs), chunk.target),
+            partial(_counting, bench.size, chunk.rows),
+        )
+        if not judges(chunk.number):
+            fit.append((args, kwargs, target))
+        elif (args and kwargs) or not all(isinstance(a, Tensor) for a in args):
+            return None
+        else:
+            judge.append((kwargs or args, target))
+    return replace(bench, triples=fit, scratch={}), judge
+
+
+def _counting(size: int, rows: int, tensor: Tensor) -> Tensor:
+    """Of a tensor of a whole chunk the rows that count."""
+    return tensor[:rows] if tensor.dim() and tensor.shape[0] == size else tensor

@@ -185,8 +185,8 @@ def prune(
     )  # fmt: skip
     plans, trials = speed.plan(out, found, least)
 
-    def fitted(plan: Plan) -> Outcome:
-        outcome = chosen.realise(bench, plan, settings)
+    def fitted(on: Workbench, plan: Plan) -> Outcome:
+        outcome = chosen.realise(on, plan, settings)
         renew = batch_norm if batch_norm is not None else method != "refit"
         return ranks.lead(lambda: _with_batch_norm(bench, outcome, triples)) if renew else outcome
 
