@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -153,16 +153,8 @@ class Verification:
             )
         settings: Any = read(method.config, dict(self.plan.config), what="plan.json config")
         found = method.ratios(bench, self.plan, settings)
-        return [
-            replace(
-                claim,
-                passed=abs(claim.value - old[claim.name].value) <= REPEATED,
-                tolerance=old[claim.name].value,
-                how=f"{claim.how}; within {REPEATED:g}",
-            )
-            for claim in optimality.submodularity(found, old["submodularity-ratio"].data)
-            if claim.name in old
-        ]
+        claims = optimality.submodularity(found, old["submodularity-ratio"].data)
+        return _repeated(claims, [old[n] for n in ("submodularity-ratio", "optimum") if n in old])
 
     def _rates(self, bench: Workbench, old: Claim) -> list[Claim]:
         """The bounds on the published rule's error, from the data anew."""
@@ -170,11 +162,22 @@ class Verification:
         if method.rates is None:
             raise StoreError(f"method {method.name!r} promises no rate, the certificate does")
         settings: Any = read(method.config, dict(self.plan.config), what="plan.json config")
-        return [
-            replace(
-                claim,
-                passed=claim.passed and abs(claim.value - old.value) <= REPEATED,
-                how=f"{claim.how}; within {REPEATED:g} of the figure certified",
-            )
-            for claim in optimality.rates(method.rates(bench, self.plan, settings), old.data)
-        ]
+        return _repeated(
+            optimality.rates(method.rates(bench, self.plan, settings), old.data), [old]
+        )
+
+
+def _repeated(found: Iterable[Claim], old: Iterable[Claim]) -> list[Claim]:
+    """Certified claims beside the same from the data anew; one that these data no longer give fails."""
+    again = {claim.name: claim for claim in found}
+    out = []
+    for claim in old:
+        new = again.get(claim.name)
+        if new is None:
+            out.append(replace(claim, passed=False, how="cannot be worked out from these data"))
+            continue
+        passed = new.passed and abs(new.value - claim.value) <= REPEATED
+        tolerance = claim.value if new.tolerance is None else new.tolerance
+        how = f"{new.how}; within {REPEATED:g} of the figure certified"
+        out.append(replace(new, passed=passed, tolerance=tolerance, how=how))
+    return out

@@ -1,6 +1,7 @@
 """What theory promises of imitation with replacement: constants, both rates, and the claim in a certificate."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from sprig.core import optimality
 from sprig.methods.greedy.gram import Gram
 from sprig.methods.greedy.gramwise import UniformConfig
 from sprig.methods.greedy.uniform import constants, imitation_errors, picks_within
+from sprig.workflow.recheck import _repeated
 
 MANY = 400
 
@@ -113,6 +115,17 @@ def test_the_certificate_states_the_rates_and_they_are_recomputed(tmp_path) -> N
     again = sprig.verify(folder, model, data)
     assert next(c for c in again.claims if c.name == "imitation-rate").passed
     assert again.passed
+
+
+def test_a_claim_that_cannot_be_worked_out_again_fails() -> None:
+    known = {"picks": 4.0, "error": 0.2, "imitation": 0.2, "farthest": 2.0, "radius": 0.0}
+    (claim,) = optimality.rates({"a": {**known, "first": 0.5, "second": 1e300}}, "calibration")
+    assert [c.passed for c in _repeated([claim], [claim])] == [True]
+    other = replace(claim, value=claim.value + 0.1)
+    assert [c.passed for c in _repeated([other], [claim])] == [False]
+    (gone,) = _repeated([], [claim])
+    assert not gone.passed
+    assert "cannot be worked out" in gone.how
 
 
 def test_a_rule_without_replacement_or_another_set_is_promised_nothing() -> None:

@@ -41,37 +41,50 @@ def uniform(
         raise InputError(f"steps {steps}: must not be negative")
     pi, live, k = atoms(g, kind)
     live = live if among is None else live & among
-    seen = Recorder(g)
-    count = torch.zeros_like(pi)
-    p, energy, n = torch.zeros_like(pi), 0.0, 0
-    diagonal = k.diagonal()
+    seen, walk, energy = Recorder(g), _Walk(k), 0.0
     # Departure from the paper: its order need not hold every unit, a path must.
-    while bool((live & (count == 0)).any()) or (replacement and n < limit and bool(live.any())):
-        score = 2 * p + diagonal
-        allowed = live if replacement and n < limit else live & (count == 0)
-        i = int(score.masked_fill(~allowed, torch.inf).argmin())
-        energy += float(score[i])
-        p += k[:, i]
-        count[i] += 1
-        n += 1
-        seen.see(i, max(energy, 0.0) / n**2 / (g.power or 1.0), count / (n * pi))
+    while bool((live & walk.never).any()) or (replacement and walk.n < limit and bool(live.any())):
+        i, rise = walk.best(live if replacement and walk.n < limit else live & walk.never)
+        energy += rise
+        walk.take(i)
+        error = max(energy, 0.0) / walk.n**2 / (g.power or 1.0)
+        seen.see(i, error, walk.count / (walk.n * pi))
     return seen.path()
+
+
+class _Walk:
+    """Picks so far, and p: see above."""
+
+    def __init__(self, k: Tensor) -> None:
+        self.k, self.diagonal, self.n = k, k.diagonal(), 0
+        self.p, self.count = torch.zeros_like(self.diagonal), torch.zeros_like(self.diagonal)
+
+    @property
+    def never(self) -> Tensor:
+        return self.count == 0
+
+    def best(self, allowed: Tensor) -> tuple[int, float]:
+        """The pick that the rule makes among `allowed`, and by how much U then rises."""
+        score = (2 * self.p + self.diagonal).masked_fill(~allowed, torch.inf)
+        i = int(score.argmin())
+        return i, float(score[i])
+
+    def take(self, i: int) -> None:
+        self.p += self.k[:, i]
+        self.count[i] += 1
+        self.n += 1
 
 
 def imitation_errors(g: Gram, steps: int, *, kind: str = "mean") -> Tensor:
     """(steps,) relative error after each of many picks with replacement: what the paper's rates speak of."""
     _, live, k = atoms(g, kind)
-    p, energy = torch.zeros_like(g.cross), 0.0
-    errors, counts = torch.zeros(steps, dtype=torch.float64), torch.zeros_like(p)
-    diagonal = k.diagonal()
+    walk, energy, errors = _Walk(k), 0.0, torch.zeros(steps, dtype=torch.float64)
     for n in range(1, steps + 1):
-        score = (2 * p + diagonal).masked_fill(~live, torch.inf)
-        i = int(score.argmin())
-        energy = max(energy + float(score[i]), 0.0)
-        p += k[:, i]
-        counts[i] += 1
+        i, rise = walk.best(live)
+        energy = max(energy + rise, 0.0)
+        walk.take(i)
         if n % 64 == 0 or n == steps:  # the running sum is a difference of large numbers
-            energy = max(float(counts @ p), 0.0)
+            energy = max(float(walk.count @ walk.p), 0.0)
         errors[n - 1] = energy / n**2
     return errors / (g.power or 1.0)
 
@@ -131,17 +144,14 @@ def picks_within(g: Gram, most: int, *, kind: str = "mean") -> tuple[int, frozen
     At most 4 x units picks, as in `uniform`.
     """
     _, live, k = atoms(g, kind)
-    count, p = torch.zeros(g.size, dtype=torch.float64), torch.zeros(g.size, dtype=torch.float64)
-    diagonal, n = k.diagonal(), 0
-    while n < 4 * g.size and bool(live.any()):
-        i = int((2 * p + diagonal).masked_fill(~live, torch.inf).argmin())
-        if not count[i] and int((count > 0).sum()) == most:
+    walk = _Walk(k)
+    while walk.n < 4 * g.size and bool(live.any()):
+        i, _ = walk.best(live)
+        if bool(walk.never[i]) and int((~walk.never).sum()) == most:
             break
-        count[i] += 1
-        p += k[:, i]
-        n += 1
-    error = max(float(count @ p), 0.0) / max(n, 1) ** 2 / (g.power or 1.0)
-    return n, frozenset(count.nonzero().flatten().tolist()), error
+        walk.take(i)
+    error = max(float(walk.count @ walk.p), 0.0) / max(walk.n, 1) ** 2 / (g.power or 1.0)
+    return walk.n, frozenset((~walk.never).nonzero().flatten().tolist()), error
 
 
 def _at_least_one(n: int) -> None:
