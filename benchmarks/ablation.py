@@ -30,6 +30,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "default": {},
     "no rounds (errors that a ReLU hides count)": {"rounds": 0},
     "streams not repaired": {"streams": False},
+    "targets of the pruned inputs (symmetric)": {"asymmetric": False},
+    "sizes by local errors, no output measured": {"trials": ()},
     "units not picked anew": {"reselect": False},
     "ridge 0.001, not judged": {"ridge": 1e-3},
     "ridge 0.03, not judged": {"ridge": 3e-2},

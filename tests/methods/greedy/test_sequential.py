@@ -1,5 +1,6 @@
 """The final pass of `refit`: exchanges of units, weights stored the other way round, channels that come twice."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -134,3 +135,37 @@ def test_layers_behind_and_inside_a_recurrence_are_solved_anew() -> None:
     assert small.leave.rnn.input_size == 4
     with torch.no_grad():
         torch.testing.assert_close(small(x), net(x), atol=2e-3, rtol=0)
+
+
+def test_a_layer_makes_up_for_what_was_lost_before_it_unless_asked_not_to() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4)]
+    net, x = nn.Sequential(*layers).eval(), torch.randn(512, 6)
+    made = Workbench(net, trace(net, (x[:2],)), list(as_batches([x])))
+    plan = Plan(
+        keep={"0": tuple(range(6)), "2": tuple(range(12))},
+        sizes={"0": 16, "2": 12},
+        graph=made.graph.fingerprint,
+    )
+    error = {}
+    for asymmetric in (True, False):
+        config = RefitConfig(asymmetric=asymmetric, reselect=False, rounds=0, ridge=1e-8)
+        outcome = realise(made, plan, config)
+        with torch.no_grad():
+            small = sprig.shrink(net, outcome, made.graph)
+            error[asymmetric] = float((small(x) - net(x)).square().mean())
+        last = outcome.weights["4.weight"]
+        same = torch.allclose(last, net[4].weight, atol=1e-4)
+        assert same is not asymmetric, "nothing of what it reads was cut: only what was lost before"
+    assert error[True] < 0.95 * error[False]
+
+
+def test_without_trials_the_share_of_the_outputs_that_is_lost_stands_for_harm() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), torch.randn(64, 6)
+    made = Workbench(net, trace(net, (x[:2],)), list(as_batches([x])))
+    path = search(made, RefitConfig(trials=()))
+    harm, errors = path.harm["0"], path.groups["0"].errors
+    whole = errors[0] - errors[-1]
+    assert harm == pytest.approx([(e - errors[-1]) / whole for e in errors], abs=1e-12)
+    assert harm[0] == 1.0 and harm[8] == 0.0 and 0 < harm[4] < 1

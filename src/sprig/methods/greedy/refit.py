@@ -39,7 +39,10 @@ class RefitConfig:
 
     ridge: pull towards the original weights, as a share of the mean input power; None: judged per consumer on the half
     of the data that the weights were not fitted on. rows_per_column, least_rows: data wanted per consumer.
-    trials: fractions of each group whose harm to the output is measured; trial_work: multiply-adds spent on that.
+    trials: fractions of each group whose harm to the output is measured; trial_work: multiply-adds spent on that; no
+    trials: the share of its readers' outputs that a group loses is taken for harm.
+    asymmetric: consumers are fitted to the original outputs; else to what they make of their pruned inputs themselves,
+    so that nothing is made up for.
     reselect: pick anew on the inputs as they are after pruning, where a group has one consumer.
     sequential_rows: rows of data per consumer in the final pass. streams: a branch that is added to a stream also makes
     up for what the stream has lost. ratio_pairs: sets drawn per group for the submodularity ratio; 0: none.
@@ -56,6 +59,7 @@ class RefitConfig:
     least_rows: int = 8192
     trials: tuple[float, ...] = (0.7, 0.4)
     trial_work: float = 6e11
+    asymmetric: bool = True
     reselect: bool = True
     sequential_rows: int = 60000
     streams: bool = True
@@ -111,7 +115,8 @@ def search(bench: Workbench, config: RefitConfig) -> Path:
     harm = {}
     for group in groups:
         mine = {t.kept: h for t, h in results.items() if t.group == group.index}
-        harm[group.name] = interpolate(group, found[group.name].errors, mine)
+        errors = found[group.name].errors
+        harm[group.name] = interpolate(group, errors, mine) if fractions else shares(errors)
     return Path(
         graph=bench.graph,
         groups=found,
@@ -133,9 +138,20 @@ def affordable(bench: Workbench, config: RefitConfig) -> tuple[float, ...]:
     runs = (
         0.5 * len(bench.graph.prunable) * len(config.trials)
     )  # half of the network lies behind a group
-    if config.trial_work / max(bench.macs * (1 + runs), 1) >= FEW:
+    if not config.trials or config.trial_work / max(bench.macs * (1 + runs), 1) >= FEW:
         return config.trials
     return (sum(config.trials) / len(config.trials),)
+
+
+def shares(errors: Sequence[float]) -> tuple[float, ...]:
+    """Errors at every size as shares of the error with nothing kept.
+
+    >>> shares([3.0, 2.0, 1.0])
+    (1.0, 0.5, 0.0)
+    """
+    excess = [max(e - errors[-1], 0.0) for e in errors]
+    most = max(excess) or 1.0
+    return tuple(e / most for e in excess)
 
 
 def evidence_of(bench: Workbench, config: RefitConfig) -> Evidence:
@@ -231,6 +247,7 @@ def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
             rows=config.sequential_rows,
             reselect=config.reselect,
             streams=config.streams,
+            asymmetric=config.asymmetric,
         ).run()
         notes = {}
         if config.ratio_pairs:

@@ -55,20 +55,23 @@ class Sequential:
         rows: int,
         reselect: bool,
         streams: bool,
+        asymmetric: bool = True,
         chooser: Chooser | None = None,
         rounds: int = 0,
         metric: str = "norm",
         only: frozenset[int] | None = None,
     ) -> None:
-        """rounds: of letting errors go that an activation hides (plateau.py). only: consumers that are solved, by
+        """asymmetric: original targets; else each consumer's own outputs on its pruned inputs. rounds: of letting
+        errors go that an activation hides (plateau.py). only: consumers that are solved, by
         number, on the part of the data that trial weights are fitted on."""
         self.bench, self.plan = bench, plan
         self.ridge, self.rows, self.with_reselect, self.with_streams = (
             ridge,
             rows,
             reselect,
-            streams,
+            streams and asymmetric,
         )
+        self.asymmetric = asymmetric
         self.chooser, self.rounds, self.metric = chooser or Chooser(), rounds, metric
         self.masks = plan.masks(bench.graph)
         marks = marked(bench.weights, self.masks, bench.graph)
@@ -230,6 +233,9 @@ class Sequential:
             end = at if seam is None else seam.add
             watch = {i: _remember(seen, i) for i in {at, end}}
             self.dense[j] = replay.advance(self.dense[j], bench.weights, end + 1, watch)
+            if not self.asymmetric:
+                mine = {at: _remember(seen, at)}
+                replay.advance(self.pruned[j].fork(), self.weights, at + 1, mine)
             y = targets_at(seen[at][:keep], where, consumer.kind)
             other = None
             if seam is not None:
