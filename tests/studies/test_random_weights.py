@@ -47,14 +47,7 @@ def test_one_step_of_edge_popup_by_hand(generator: torch.Generator) -> None:
     assert effective.grad is not None
     stepped = scores - 0.3 * (effective.grad * w * scores.sign() + 1e-4 * scores)
     masks = edges.popup(
-        [w],
-        0.5,
-        x,
-        y,
-        loss=edges.squared,
-        lr=0.3,
-        how=edges.Training(1, batch=16),
-        generator=generator,
+        [w], 0.5, edges.Task(x, y, edges.squared, 0.3, edges.Training(1, batch=16), generator)
     )
     assert torch.equal(masks[0], edges.top(stepped, 0.5))
 
@@ -66,12 +59,7 @@ def test_training_leaves_masked_weights_at_zero(generator: torch.Generator) -> N
     trained = edges.train(
         weights,
         masks,
-        x,
-        y,
-        loss=edges.cross_entropy,
-        lr=0.1,
-        how=edges.Training(20, batch=16),
-        generator=generator,
+        edges.Task(x, y, edges.cross_entropy, 0.1, edges.Training(20, batch=16), generator),
     )
     for w, m, before in zip(trained, masks, weights):
         assert bool((w[m == 0] == 0).all())

@@ -32,6 +32,18 @@ class Training:
     decay: float = 1e-4
 
 
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is learned, and how; batches are drawn with the generator."""
+
+    x: Tensor
+    y: Tensor
+    loss: Loss
+    lr: float
+    how: Training
+    generator: torch.Generator
+
+
 def draw(
     sizes: Sequence[int],
     kind: Literal["constant", "normal"],
@@ -76,21 +88,11 @@ def random_masks(weights: Weights, keep: float, generator: torch.Generator) -> W
     return [top(torch.rand(w.shape, generator=generator) + 1e-9, keep) for w in weights]
 
 
-def popup(
-    weights: Weights,
-    keep: float,
-    x: Tensor,
-    y: Tensor,
-    *,
-    loss: Loss,
-    lr: float,
-    how: Training,
-    generator: torch.Generator,
-) -> Weights:
+def popup(weights: Weights, keep: float, task: Task) -> Weights:
     """The masks that edge-popup finds."""
     scores = [
         (
-            (2 * torch.rand(w.shape, generator=generator) - 1) / math.sqrt(w.shape[1])
+            (2 * torch.rand(w.shape, generator=task.generator) - 1) / math.sqrt(w.shape[1])
         ).requires_grad_()
         for w in weights
     ]
@@ -102,59 +104,31 @@ def popup(
             out.append(w * (top(s, keep) + size - size.detach()))
         return out
 
-    descend(scores, effective, x, y, loss=loss, lr=lr, how=how, generator=generator)
+    descend(scores, effective, task)
     return [top(s, keep) for s in scores]
 
 
-def train(
-    weights: Weights,
-    masks: Weights | None,
-    x: Tensor,
-    y: Tensor,
-    *,
-    loss: Loss,
-    lr: float,
-    how: Training,
-    generator: torch.Generator,
-) -> Weights:
+def train(weights: Weights, masks: Weights | None, task: Task) -> Weights:
     """The weights under fixed masks (none: all of them), trained; masked ones are 0."""
     params = [w.clone().requires_grad_() for w in weights]
     held = [torch.ones_like(w) for w in weights] if masks is None else masks
-    descend(
-        params,
-        lambda: [w * m for w, m in zip(params, held)],
-        x,
-        y,
-        loss=loss,
-        lr=lr,
-        how=how,
-        generator=generator,
-    )
+    descend(params, lambda: [w * m for w, m in zip(params, held)], task)
     return [(w * m).detach() for w, m in zip(params, held)]
 
 
-def descend(
-    params: Weights,
-    effective: Callable[[], Weights],
-    x: Tensor,
-    y: Tensor,
-    *,
-    loss: Loss,
-    lr: float,
-    how: Training,
-    generator: torch.Generator,
-) -> None:
+def descend(params: Weights, effective: Callable[[], Weights], task: Task) -> None:
     """Train `params` in place; the network's weights are `effective()`."""
-    optimizer = torch.optim.SGD(params, lr=lr, momentum=how.momentum, weight_decay=how.decay)
+    x, y, how, generator = task.x, task.y, task.how, task.generator
+    optimizer = torch.optim.SGD(params, lr=task.lr, momentum=how.momentum, weight_decay=how.decay)
     order, at = torch.randperm(len(x), generator=generator), 0
     for step in range(how.steps):
         if at + how.batch > len(x) and at > 0:
             order, at = torch.randperm(len(x), generator=generator), 0
         here = order[at : at + how.batch]
         at += how.batch
-        optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / how.steps))
+        optimizer.param_groups[0]["lr"] = task.lr * 0.5 * (1 + math.cos(math.pi * step / how.steps))
         optimizer.zero_grad()
-        loss(forward(effective(), x[here]), y[here]).backward()
+        task.loss(forward(effective(), x[here]), y[here]).backward()
         optimizer.step()
 
 

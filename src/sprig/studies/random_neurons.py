@@ -141,7 +141,7 @@ def _best(
     for lr in settings.weight_rates:
         generator = generator_of(seed, 7)
         net = edges.train(
-            start, None, *data.fit, loss=edges.cross_entropy, lr=lr, how=how, generator=generator
+            start, None, edges.Task(*data.fit, edges.cross_entropy, lr, how, generator)
         )
         tried.append((edges.accuracy(net, *data.check), -lr, net))
     best = max(tried, key=lambda t: t[:2])

@@ -92,9 +92,7 @@ def dense(settings: Settings, data: Digits, width: int, seed: int, lr: float) ->
     generator = generator_of(seed, width)
     start = edges.draw((data.fit[0].shape[1], width, width, 10), "normal", generator)
     how = edges.Training(settings.steps)
-    return edges.train(
-        start, None, *data.fit, loss=edges.cross_entropy, lr=lr, how=how, generator=generator
-    )
+    return edges.train(start, None, edges.Task(*data.fit, edges.cross_entropy, lr, how, generator))
 
 
 def _arm(
@@ -127,7 +125,7 @@ def mask_cell(settings: Settings, width: int, keep: float, work: Path | None = N
             generator = generator_of(seed, width, round(1000 * keep))
             w = edges.draw(sizes, kind, generator, keep=keep if scaled else 1.0)
             masks = edges.popup(
-                w, keep, *data.fit, loss=edges.cross_entropy, lr=lr, how=how, generator=generator
+                w, keep, edges.Task(*data.fit, edges.cross_entropy, lr, how, generator)
             )
             return [a * m for a, m in zip(w, masks)]
 
@@ -142,16 +140,14 @@ def mask_cell(settings: Settings, width: int, keep: float, work: Path | None = N
         generator = generator_of(seed, width, round(1000 * keep))
         w = edges.draw(sizes, "normal", generator, keep=keep)
         masks = edges.random_masks(w, keep, generator)
-        return edges.train(
-            w, masks, *data.fit, loss=edges.cross_entropy, lr=lr, how=how, generator=generator
-        )
+        return edges.train(w, masks, edges.Task(*data.fit, edges.cross_entropy, lr, how, generator))
 
     def learned(seed: int, lr: float) -> edges.Weights:
         whole = dense(settings, data, width, seed, settings.weight_rates[-1])
         masks = [edges.top(w, keep) for w in whole]
         generator = generator_of(seed, width, round(1000 * keep), 1)
         return edges.train(
-            whole, masks, *data.fit, loss=edges.cross_entropy, lr=lr, how=how, generator=generator
+            whole, masks, edges.Task(*data.fit, edges.cross_entropy, lr, how, generator)
         )
 
     for name, kind, scaled in KINDS:
@@ -183,7 +179,7 @@ def one_neuron(settings: Settings, hidden: int, work: Path | None = None) -> Fig
         fit, check, test = drawn[seed]
         generator = generator_of(seed, 9, hidden)
         w = edges.draw((settings.inputs, hidden, SECOND, 1), "constant", generator, keep=keep)
-        masks = edges.popup(w, keep, *fit, loss=edges.squared, lr=lr, how=how, generator=generator)
+        masks = edges.popup(w, keep, edges.Task(*fit, edges.squared, lr, how, generator))
         net = [a * m for a, m in zip(w, masks)]
         return edges.error(net, *check), edges.error(net, *test)
 
