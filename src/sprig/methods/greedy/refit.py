@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +22,11 @@ from sprig.core.sensitivity import Trial, interpolate, measure
 from sprig.core.stats import Moments
 from sprig.core.types import Group, GroupPath, Outcome
 from sprig.core.workbench import Workbench
-from sprig.methods.greedy.bounds import floor, reach, submodularity_ratio
+from sprig.methods.greedy.bounds import floor
 from sprig.methods.greedy.evidence import Evidence, evidence, problems, write
 from sprig.methods.greedy.metric import ready
 from sprig.methods.greedy.problem import solve
+from sprig.methods.greedy.promises import promised
 from sprig.methods.greedy.sequential import Sequential
 from sprig.methods.greedy.shelf import Chooser
 
@@ -37,8 +39,8 @@ RATIO_COLUMNS = 1200  # consumers wider than this are left out of the submodular
 class RefitConfig:
     """Knobs of `refit`; the defaults are meant to be left alone.
 
-    ridge: pull towards the original weights, as a share of the mean input power; None: judged per consumer on the half
-    of the data that the weights were not fitted on. rows_per_column, least_rows: data wanted per consumer.
+    ridge: pull towards the original weights, as a share of the mean input power; None: judged per consumer on the
+    quarter of the data that the weights were not fitted on. rows_per_column, least_rows: data wanted per consumer.
     trials: fractions of each group whose harm to the output is measured; trial_work: multiply-adds spent on that; no
     trials: the share of its readers' outputs that a group loses is taken for harm.
     asymmetric: consumers are fitted to the original outputs; else to what they make of their pruned inputs themselves,
@@ -275,14 +277,10 @@ def exchanged(bench: Workbench, plan: Plan, config: RefitConfig) -> Plan:
     return with_cost(replace(plan, keep=keep), bench.graph)
 
 
-def ratios(bench: Workbench, plan: Plan, config: RefitConfig) -> dict[str, dict[str, float]]:
-    """How near to diminishing returns each returned set is, and what no set of its size is worth more than.
-
-    Ratios are minima over sets of (sum of single gains) / (joint gain), from beginnings of the picks and behind them;
-    sampled where there are many sets.
-    """
+def ratios(bench: Workbench, plan: Plan, config: RefitConfig) -> dict[str, dict[str, Any]]:
+    """How near to diminishing returns each group is, and what is known of the returned sets; see `promises.py`."""
     out = {}
-    generator = bench.generator(3)
+    generator, rule = bench.generator(3), chooser(bench, config)
     for group in bench.graph.prunable:
         kept = plan.keep.get(group.name, ())
         columns = max(
@@ -292,28 +290,14 @@ def ratios(bench: Workbench, plan: Plan, config: RefitConfig) -> dict[str, dict[
         if len(kept) in (0, group.size) or columns > RATIO_COLUMNS:
             continue
         found = problems(bench, group, evidence_of(bench, config).of(group), metric=config.metric)
-        ratio = submodularity_ratio(
-            found, kept, size=group.size, ridge=0.0, most=config.ratio_pairs, generator=generator
-        )
-        behind = submodularity_ratio(
+        out[group.name] = promised(
             found,
             kept,
             size=group.size,
-            ridge=0.0,
-            most=max(1, config.ratio_pairs // 3),
+            pairs=config.ratio_pairs,
+            chooser=rule,
             generator=generator,
-            levels=(len(kept),),
         )
-        known = reach(found, kept, size=group.size, ridge=0.0)
-        out[group.name] = {
-            "ratio": ratio.value,
-            "exact": float(ratio.exact and behind.exact),
-            "pairs": float(ratio.pairs + behind.pairs),
-            "behind": behind.value,
-            "reached": known.reached,
-            "whole": known.whole,
-            "ceiling": known.ceiling(behind.value),
-        }
     return out
 
 
