@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SMALL = "hf:bert?hidden_size=16&num_hidden_layers=1&num_attention_heads=4&intermediate_size=40&vocab_size=12"
+SMALL = "hf:bert?hidden_size=16&num_hidden_layers=2&num_attention_heads=4&intermediate_size=40&vocab_size=12"
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "sat", "on", "the", "mat", "red")
 
 
@@ -71,3 +71,36 @@ def test_random_weights_are_said(encoder: Path, sprig, tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.exit_code == 0, result.output + repr(result.exception)
     assert "random weights" in result.output + result.stderr
+
+
+def test_a_cut_with_one_width_for_all_layers_becomes_a_folder_of_transformers(
+    encoder: Path, sprig, answer, tmp_path: Path
+) -> None:
+    text = f"text:{encoder / 'lines.txt'}"
+    made = sprig(
+        "prune", "--model", f"hf:{encoder}", "--data", text, "--macs", "0.8", "--alike", "--exclude",
+        "*attention*", "--out", tmp_path / "run", "--threads", 1,
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output + repr(made.exception)
+    found = answer("export", tmp_path / "run", "--format", "transformers")
+    folder = Path(found["folder"])
+    assert {"config.json", "model.safetensors"} <= {p.name for p in folder.iterdir()}
+    import transformers
+
+    config = transformers.AutoModel.from_pretrained(folder).config
+    assert config.intermediate_size < 40 and config.num_attention_heads == 4
+
+
+def test_several_widths_and_models_of_others_are_refused_as_transformers(
+    encoder: Path, cut: Path, sprig, refused, tmp_path: Path
+) -> None:
+    missing = refused("export", tmp_path, "--format", "keras")
+    assert "known are onnx, pt2, transformers" in missing
+    text = f"text:{encoder / 'lines.txt'}"
+    made = sprig(
+        "prune", "--model", f"hf:{encoder}", "--data", text, "--macs", "0.8", "--exclude",
+        "*0.intermediate*,*attention*", "--out", tmp_path / "run", "--threads", 1,
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output + repr(made.exception)
+    told = refused("export", tmp_path / "run", "--format", "transformers")
+    assert "no configuration has the widths" in told

@@ -112,3 +112,47 @@ def test_units_of_unlike_size_do_not_break_the_budget() -> None:
     path = Path(graph, {"g": GroupPath("g", order, (0.0,) * 8, errors, errors)}, {"g": errors})
     for limit in (7000, 8500, 9999, 12000, 14000):
         assert path.at(Budget(macs=limit)).cost["macs"] <= limit
+
+
+def stacked() -> Graph:
+    torch.manual_seed(0)
+    layers = [m for w in (12, 12, 12, 7) for m in (nn.Linear(w, w), nn.ReLU())]
+    blocks = [nn.Linear(5, 12), *layers[:6], nn.Linear(12, 7), *layers[6:], nn.Linear(7, 3)]
+    return trace(nn.Sequential(*blocks).eval(), (torch.randn(2, 5),))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_layers_of_a_stack_keep_as_many_units_where_that_is_asked_for(known: bool) -> None:
+    graph = stacked()
+    free = path_of(graph, **({} if known else {"harm": {}}))
+    tied = replace(free, alike=True)
+    kinds = {size: [g.name for g in graph.prunable if g.size == size] for size in (12, 7)}
+    assert [len(names) for names in kinds.values()] == [4, 2]
+    dense = cost(graph)["macs"]
+    for fraction in (0.8, 0.5, 0.3):
+        plan, other = (p.at(Budget(macs=fraction)) for p in (tied, free))
+        for width, names in kinds.items():
+            assert len({len(plan.keep[n]) for n in names}) == 1, f"{width} wide"
+        assert plan.cost["macs"] <= fraction * dense
+        if known:
+            assert free.predicted(other) <= free.predicted(plan) + 1e-9, "a tie costs something"
+    if known:
+        assert any(
+            len({len(free.at(Budget(macs=0.5)).keep[n]) for n in names}) > 1
+            for names in kinds.values()
+        )
+
+
+def test_a_tied_budget_is_used_up_to_one_step_of_the_whole_stack() -> None:
+    graph = stacked()
+    tied = path_of(graph, alike=True)
+    for fraction in (0.75, 0.45):
+        plan = tied.at(Budget(macs=fraction))
+        limit = fraction * cost(graph)["macs"]
+        for width in (12, 7):
+            names = [g.name for g in graph.prunable if g.size == width]
+            count = len(plan.keep[names[0]])
+            if count < width:
+                sizes = {g.index: len(plan.keep[g.name]) for g in graph.prunable}
+                sizes |= {g.index: count + 1 for g in graph.prunable if g.name in names}
+                assert tied.plan(sizes).cost["macs"] > limit

@@ -77,3 +77,38 @@ def test_heads_that_the_stream_decides_are_refused() -> None:
 def test_other_modules_have_no_configuration() -> None:
     with pytest.raises(InputError, match="Linear is no model of transformers"):
         fitted_config(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "exclude"),
+    [
+        ("bert", "intermediate_size", ("*attention*",)),
+        ("llama", "intermediate_size", ()),
+        ("t5", "d_ff", ()),
+    ],
+)
+def test_a_cut_with_one_width_for_all_layers_is_told_by_a_configuration(
+    name: str, key: str, exclude: tuple[str, ...], tmp_path
+) -> None:
+    torch.manual_seed(0)
+    model = build(SPECS[name]).eval()
+    ids = torch.randint(3, 31, (16, 6), generator=torch.Generator().manual_seed(1))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    example = {k: v[:2] for k, v in inputs.items()}
+    dense = sum(
+        p.numel() for n, p in model.named_parameters() if "embed" not in n and "shared" not in n
+    )
+    whole = sum(p.numel() for p in model.parameters())
+    limit = (whole - 0.3 * dense) / whole
+    result = sprig.prune(
+        model, example, [inputs], sprig.Budget(params=limit), alike=True, exclude=exclude
+    )  # fmt: skip
+    save_pretrained(result.model, tmp_path / "cut")
+    assert getattr(fitted_config(result.model), key) < getattr(model.config, key)
+    if exclude:
+        heads = [n for n in result.plan.keep if "attention" in n]
+        assert not heads, "left whole on request"
+    spec = f"hf:{tmp_path / 'cut'}" + ("?class=T5EncoderModel" if name == "t5" else "")
+    with torch.no_grad():
+        ours, theirs = result.model.eval()(**inputs), build(spec).eval()(**inputs)
+    assert torch.equal(ours.last_hidden_state, theirs.last_hidden_state)

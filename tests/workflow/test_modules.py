@@ -216,7 +216,14 @@ def test_a_run_is_resumed_as_it_was_begun(tmp_path: Path) -> None:
     folder.keep("settings", {"modules": ["stem"]})
     with pytest.raises(StoreError, match=r"begun with method = None"):
         sprig.prune(branching(), EXAMPLE, DATA, budget, modules=["stem"], resume=True, **options)
-    settings = {"method": "random", "config": {}, "budget": {"params": 0.9}, "round_to": 1}
+    settings = {
+        "method": "random",
+        "config": {},
+        "budget": {"params": 0.9},
+        "round_to": 1,
+        "alike": False,
+        "exclude": [],
+    }
     folder.keep("settings", {**settings, "seed": 0, "modules": ["stem"]})
     with pytest.raises(StoreError, match=r"modules = \['stem'\], now it is \['head'\]"):
         sprig.prune(branching(), EXAMPLE, DATA, budget, modules=["head"], resume=True, **options)

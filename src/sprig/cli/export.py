@@ -1,4 +1,4 @@
-"""Write the model of a run as ONNX or .pt2 and check that what was written computes the same."""
+"""Write the model of a run as ONNX, .pt2 or a folder of transformers, and check what was written."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +19,12 @@ def run(
     folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     common: CommonOptions,
     *,
-    format: Annotated[str, typer.Option("--format", help="onnx or pt2", metavar="FORMAT")] = "onnx",
+    format: Annotated[
+        str, typer.Option("--format", help="onnx, pt2 or transformers.", metavar="FORMAT")
+    ] = "onnx",
     out: Annotated[
         str | None,
-        typer.Option(
-            "--out", help="File to write; model.onnx or model.pt2 in the run when not given."
-        ),
+        typer.Option("--out", help="What to write; model.FORMAT in the run when not given."),
     ] = None,
 ) -> None:
     """Export, load again, compare."""
@@ -32,14 +32,19 @@ def run(
     from sprig.core.errors import InputError, StoreError
 
     screen = Screen(json=common.json)
-    if format not in WRITERS:
-        raise InputError(f"unknown format {format!r}; known are {', '.join(WRITERS)}")
+    if format not in FORMATS:
+        raise InputError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
     prepare(common)
     opened = reopen(folder)
     target = Path(out) if out is not None else Path(folder) / f"model.{format}"
     if not target.parent.is_dir():
         raise StoreError(f"cannot write {target}: the folder {target.parent} does not exist")
     loaded = opened.result()
+    if format == PRETRAINED:
+        written = write_pretrained(loaded.model, target)
+        screen.say(f"{written}: loads with from_pretrained, without sprig; every tensor agrees")
+        screen.give({"folder": written, "format": format})
+        return
     data = load_data(opened.data, loaded, split="calibration", seed=opened.seed, views=1)
     example = example_of(data)
     if not isinstance(example, tuple):
@@ -144,8 +149,35 @@ def read_onnx(path: Path, probe: tuple[Any, ...]) -> list["Tensor"]:
     return [torch.from_numpy(value) for value in session.run(None, feeds)]
 
 
+def write_pretrained(model: "nn.Module", folder: Path) -> Path:
+    """A folder that transformers loads by itself; read back, and held against the module."""
+    import contextlib
+
+    import torch
+
+    from sprig.core.errors import InputError, StoreError
+    from sprig.models.pretrained import save_pretrained
+
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; this format is a folder")
+    kind: Any = type(model)
+    with contextlib.suppress(ImportError):  # a model of somebody else's is refused below
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+    again = kind.from_pretrained(save_pretrained(model, folder), local_files_only=True)
+    wanted, found = model.state_dict(), again.state_dict()
+    if wanted.keys() != found.keys() or not all(torch.equal(wanted[k], found[k]) for k in wanted):
+        raise StoreError(
+            f"what {kind.__name__}.from_pretrained reads from {folder} is another model"
+        )
+    return folder
+
+
+PRETRAINED = "transformers"
 WRITERS = {"onnx": write_onnx, "pt2": write_pt2}
 READERS = {"onnx": read_onnx, "pt2": read_pt2}
+FORMATS = (*WRITERS, PRETRAINED)
 
 
 def captured(model: "nn.Module", example: tuple[Any, ...]) -> tuple[Any, bool]:

@@ -54,6 +54,15 @@ def run(
     ] = None,
     modules: Modules = None,
     round_to: Annotated[int, typer.Option("--round-to", help="Widths are multiples of this.")] = 1,
+    alike: Annotated[
+        bool, typer.Option("--alike", help="All layers of a stack keep the same widths.")
+    ] = False,
+    exclude: Annotated[
+        str | None,
+        typer.Option(
+            "--exclude", help="Groups that stay whole: names or patterns.", metavar="NAMES"
+        ),
+    ] = None,
     norms: NormsOption = "keep",
 ) -> None:
     """Search, cut, certify and save."""
@@ -74,6 +83,7 @@ def run(
     limits = budget_of(budget)
     clock = timing_of(budget, timing, common)
     config = method_config(method, assign or [])
+    excluded = tuple(filter(None, (exclude or "").split(",")))
     with together() as ranks:
         screen = Screen(json=common.json, mute=not ranks.first)
         folder: RunFolder | None = None
@@ -99,6 +109,8 @@ def run(
                 method=method,
                 settings=asdict(config),
                 round_to=round_to,
+                alike=alike,
+                exclude=excluded,
                 norms=norms,
                 **({} if not modules else {"modules": modules}),
                 **({} if clock is None else {"timing": asdict(timing)}),
@@ -120,6 +132,8 @@ def run(
                 seed=common.seed,
                 modules=modules or None,
                 round_to=round_to,
+                alike=alike,
+                exclude=excluded,
                 norms=known_norms(norms),
                 timing=clock,
                 progress=bars,

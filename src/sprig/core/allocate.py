@@ -23,11 +23,17 @@ EXPECTED = "give a fraction in (0, 1] or an absolute number"
 
 @dataclass(frozen=True)
 class Choice:
-    """What may be chosen for one group: sizes ascending, the harm at each."""
+    """What may be chosen for one group, or for several that keep as many each: sizes ascending, the harm at each."""
 
     group: int
     sizes: np.ndarray
     harm: np.ndarray
+    tied: tuple[int, ...] = ()  # the other groups
+
+    @property
+    def all(self) -> list[int]:
+        """The numbers of all its groups."""
+        return [self.group, *self.tied]
 
 
 def timed(budget: Budget) -> bool:
@@ -144,7 +150,7 @@ class Allocator:
     def least(self) -> np.ndarray:
         kept = self.full.copy()
         for choice in self.choices:
-            kept[choice.group] = choice.sizes[0]
+            kept[choice.all] = choice.sizes[0]
         return kept
 
     def sizes(self, limits: Mapping[str, float], way: str | None = None) -> dict[int, int]:
@@ -160,7 +166,7 @@ class Allocator:
             for w in ways
         ]
         kept = min(found, key=self.harm)
-        return {c.group: int(kept[c.group]) for c in self.choices}
+        return {g: int(kept[g]) for c in self.choices for g in c.all}
 
     def harm(self, kept: np.ndarray) -> float:
         """Summed harm of a choice of sizes."""
@@ -184,7 +190,7 @@ class Allocator:
                     )
                     - 1,
                 )
-                kept[choice.group] = choice.sizes[i]
+                kept[choice.all] = choice.sizes[i]
             return kept
 
         low, high = 0.0, 1.0
@@ -194,7 +200,7 @@ class Allocator:
             middle = (low + high) / 2
             low, high = (low, middle) if self._over(at(middle), limits) else (middle, high)
         kept = self._fill(at(low), limits)
-        return {c.group: int(kept[c.group]) for c in self.choices}
+        return {g: int(kept[g]) for c in self.choices for g in c.all}
 
     def reachable(self, limits: Mapping[str, float]) -> None:
         least = self.least()
@@ -253,19 +259,19 @@ class Allocator:
                 saving += self.models[unit].gradient(kept) / max(now - limits[unit], 1e-9 * now)
             best, best_rate = -1, np.inf
             for j, choice in enumerate(self.choices):
-                points = self.hulls[j]
-                if at[j] + 1 >= len(points) or saving[choice.group] <= 0:
+                points, saved = self.hulls[j], saving[choice.all].sum()
+                if at[j] + 1 >= len(points) or saved <= 0:
                     continue
                 here, there = points[at[j]], points[at[j] + 1]
                 units = choice.sizes[here] - choice.sizes[there]
-                rate = (choice.harm[there] - choice.harm[here]) / (units * saving[choice.group])
+                rate = (choice.harm[there] - choice.harm[here]) / (units * saved)
                 if rate < best_rate:
                     best, best_rate = j, rate
             if best < 0:
                 return self.least()
             at[best] += 1
             choice = self.choices[best]
-            kept[choice.group] = choice.sizes[self.hulls[best][at[best]]]
+            kept[choice.all] = choice.sizes[self.hulls[best][at[best]]]
             if trail is not None:
                 trail.append(kept.copy())
         return kept
@@ -283,12 +289,11 @@ class Allocator:
                 if g in blocked or i + 1 >= len(choice.sizes):
                     continue
                 step = choice.sizes[i + 1] - choice.sizes[i]
-                price = max(
-                    (slopes[u][g] * step / max(limits[u], 1e-9) for u in limits), default=0.0
-                )
-                if any(slopes[u][g] * step > spare[u] for u in limits):
+                cost_of = {u: slopes[u][choice.all].sum() * step for u in limits}
+                price = max((c / max(limits[u], 1e-9) for u, c in cost_of.items()), default=0.0)
+                if any(c > spare[u] for u, c in cost_of.items()):
                     trial = kept.copy()
-                    trial[g] = choice.sizes[i + 1]
+                    trial[choice.all] = choice.sizes[i + 1]
                     if self._over(trial, limits):
                         blocked.add(g)
                         continue
@@ -302,7 +307,7 @@ class Allocator:
             if best is None:
                 return kept
             trial = kept.copy()
-            trial[best.group] = best.sizes[where[best.group] + 1]
+            trial[best.all] = best.sizes[where[best.group] + 1]
             if self._over(trial, limits):  # the cost is not linear in this group's width
                 blocked.add(best.group)
                 continue

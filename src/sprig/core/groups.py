@@ -3,10 +3,13 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import numpy as np
 
-from sprig.core.types import Group, Slot
+from sprig.core.errors import InputError
+from sprig.core.types import Graph, Group, Slot
 
 
 def emptied(index: int, size: int, slots: Sequence[Slot]) -> str | None:
@@ -30,6 +33,28 @@ def unique_names(groups: Sequence[Group]) -> tuple[Group, ...]:
             fields["name"] = f"{group.name}#{count}"
         out.append(Group(**fields))
     return tuple(out)
+
+
+def left_whole(graph: Graph, patterns: Sequence[str]) -> Graph:
+    """The graph with the groups that a pattern names held back.
+
+    Raises:
+        InputError: a pattern that fits no group.
+    """
+    named = {g.name: g for g in graph.groups}
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            raise InputError(
+                f"exclude={pattern!r} fits no group; the names are like {', '.join(list(named)[:3])} (sprig inspect "
+                "lists them)"
+            )
+    groups = tuple(
+        replace(g, reason=g.reason or "excluded on request")
+        if any(fnmatchcase(g.name, p) for p in patterns)
+        else g
+        for g in graph.groups
+    )
+    return replace(graph, groups=groups) if patterns else graph
 
 
 def fingerprint(

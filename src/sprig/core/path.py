@@ -1,6 +1,7 @@
 """What a search gives back: the order of every group, its harm at every size, and a plan for any budget."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -29,6 +30,7 @@ class Path:
     config: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     round_to: int = 1
+    alike: bool = False  # groups whose names differ in numbers only keep as many units each
     chosen: Mapping[str, int] = field(
         default_factory=dict
     )  # sizes that the method set itself, without a budget
@@ -52,7 +54,7 @@ class Path:
         for choice in self._choices():
             sizes = model.offered(choice.group, choice.sizes)
             at = np.searchsorted(choice.sizes, sizes)
-            choices.append(Choice(choice.group, sizes, choice.harm[at]))
+            choices.append(replace(choice, sizes=sizes, harm=choice.harm[at]))
         return Allocator(self.graph, choices, {LATENCY: model})
 
     def _choices(self) -> list[Choice]:
@@ -69,7 +71,19 @@ class Path:
                 choices.append(Choice(group.index, sizes, harm[sizes]))
         if not choices:
             raise nothing_prunable(self.graph)
-        return choices
+        return self._tied(choices) if self.alike else choices
+
+    def _tied(self, choices: Sequence[Choice]) -> list[Choice]:
+        """One choice for each kind of group: the layers of a stack, whose harms add up."""
+        kinds: dict[tuple[str, int], list[Choice]] = {}
+        for choice in choices:
+            group = self.graph.groups[choice.group]
+            kinds.setdefault((re.sub(r"\d+", "#", group.name), group.size), []).append(choice)
+        out = []
+        for first, *rest in kinds.values():
+            harm = first.harm + sum(c.harm for c in rest)
+            out.append(replace(first, harm=harm, tied=tuple(c.group for c in rest)))
+        return out
 
     def at(self, budget: Budget, table: TimeTable | None = None) -> Plan:
         """The plan for a budget; the budget is never exceeded. Of latency, what counts here is the prediction.

@@ -1,6 +1,6 @@
 """What a run was asked for: kept with it, and compared when it is resumed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ def asked(
     config: Any,
     budget: Budget | None,
     round_to: int,
+    alike: bool,
+    exclude: Sequence[str],
     seed: int,
     graph: Graph,
 ) -> dict[str, Any]:
@@ -26,6 +28,8 @@ def asked(
         "config": plain,
         "budget": {k: v for k, v in asdict(budget).items() if v is not None} if budget else {},
         "round_to": round_to,
+        "alike": alike,
+        "exclude": list(exclude),
         "seed": seed,
         **({"modules": [part.name for part in graph.parts]} if graph.parts else {}),
     }

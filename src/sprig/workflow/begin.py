@@ -11,6 +11,7 @@ from sprig.core.deal import deal
 from sprig.core.errors import InputError
 from sprig.core.example import Example, inputs_of
 from sprig.core.folder import RunFolder
+from sprig.core.groups import left_whole
 from sprig.core.norms import Norms
 from sprig.core.ranks import ALONE, Ranks, present
 from sprig.core.tracing import trace
@@ -25,6 +26,7 @@ T = TypeVar("T")
 def bench_for(
     model: nn.Module, example: Example, data: Any, method: str, config: Any, seed: int,
     progress: Progress | None, norms: Norms, modules: Sequence[str] | str | None, processes: bool,
+    exclude: Sequence[str] = (),
 ) -> tuple[Workbench, Method, Any, Any]:  # fmt: skip
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
@@ -52,7 +54,8 @@ def bench_for(
             )
         bench = Workbench(twin, _NO_GRAPH, held, seed, progress or silent)
         bench.check(*inputs_of(example))
-    bench.graph = trace(twin, example, norms=norms, modules=modules)
+    graph = trace(twin, example, norms=norms, modules=modules)
+    bench.graph = left_whole(graph, exclude)
     if bench.graph.parts:
         check_labels(chosen, settings)
         chosen = in_parts(chosen)

@@ -82,6 +82,8 @@ def search(
     config: Any = None,
     modules: Sequence[str] | str | None = None,
     round_to: int = 1,
+    alike: bool = False,
+    exclude: Sequence[str] = (),
     norms: Norms = "keep",
     timing: Timing | None = None,
     seed: int = 0,
@@ -90,14 +92,24 @@ def search(
 ) -> Path:
     """One calibration pass; the path it gives back answers every budget with `path.at(budget)`.
 
-    `modules`, `processes`: see `prune`. `timing`: also measure the layers on this machine, so that the path answers
-    budgets of latency.
+    `modules`, `alike`, `exclude`, `processes`: see `prune`. `timing`: also measure the layers on this machine, so that
+    the path answers budgets of latency.
     """
     bench, chosen, settings, _ = bench_for(
-        model, example_inputs, data, method, config, seed, progress, norms, modules, processes
+        model,
+        example_inputs,
+        data,
+        method,
+        config,
+        seed,
+        progress,
+        norms,
+        modules,
+        processes,
+        exclude,
     )
     table, _ = Speed(bench, example_inputs, None, timing).begin(None)
-    return replace(chosen.search(bench, settings), round_to=round_to, table=table)
+    return replace(chosen.search(bench, settings), round_to=round_to, alike=alike, table=table)
 
 
 def prune(
@@ -115,6 +127,8 @@ def prune(
     resume: bool = False,
     modules: Sequence[str] | str | None = None,
     round_to: int = 1,
+    alike: bool = False,
+    exclude: Sequence[str] = (),
     norms: Norms = "keep",
     timing: Timing | None = None,
     seed: int = 0,
@@ -125,14 +139,15 @@ def prune(
 
     `example_inputs`: a tuple of the model's arguments, or a dict of its keyword arguments. `data`: any iterable of
     batches (tensors, (input, target) pairs, dicts); where a batch has an `attention_mask`, padding is left out of all
-    that is measured. Labels are used only by methods that say
-    so. `folder`: write a restartable run there. `path`: a search made before. `eval_data`: what quality is measured
-    on; without it, agreement is measured on the calibration inputs and the record says so. `timing`: what a budget of
-    latency holds for; the layers are measured, the plan is confirmed end to end and corrected. `norms`: "cut" lets
-    channels leave that norms are taken over, see `trace`. `modules`: names of submodules, or "auto", for a model that
-    cannot be exported as a whole: only what lies inside them is pruned, on what they get while the whole model runs;
-    the budget is still of the whole model (see docs/budgets.md). `processes`: share the work among the processes of
-    torch.distributed's group, all of which call this alike, with the same data; the plan is the same as of one process,
+    that is measured. Labels are used only by methods that say so. `folder`: write a restartable run there. `path`: a
+    search made before. `eval_data`: what quality is measured on; without it, agreement is measured on the calibration
+    inputs and the record says so. `timing`: what a budget of latency holds for; the layers are measured, the plan is
+    confirmed end to end and corrected. `norms`: "cut" lets channels leave that norms are taken over, see `trace`.
+    `modules`: names of submodules, or "auto", for a model that cannot be exported as a whole: only what lies inside
+    them is pruned, on what they get while the whole model runs; the budget is still of the whole model (see
+    docs/budgets.md). `alike`: groups whose names differ in numbers only keep as many units each. `exclude`: names of
+    groups, or patterns of them, that stay whole. `processes`: share the work among the processes of torch.distributed's
+    group, all of which call this alike, with the same data; the plan is the same as of one process, and
     only the first writes the folder (see docs/distributed.md).
 
     >>> import torch
@@ -143,7 +158,17 @@ def prune(
     (True, True)
     """
     bench, chosen, settings, triples = bench_for(
-        model, example_inputs, data, method, config, seed, progress, norms, modules, processes
+        model,
+        example_inputs,
+        data,
+        method,
+        config,
+        seed,
+        progress,
+        norms,
+        modules,
+        processes,
+        exclude,
     )
     args, named = inputs_of(example_inputs)
     example: Example = named or args
@@ -153,7 +178,7 @@ def prune(
     if folder is not None:
         pack(example)  # refuse what no folder can hold before the work, not after it
     ranks = bench.ranks
-    made = asked(method, settings, budget, round_to, seed, bench.graph)
+    made = asked(method, settings, budget, round_to, alike, exclude, seed, bench.graph)
     made |= {"norms": norms} | speed.settings
     out: RunFolder | None = None
 
@@ -180,7 +205,7 @@ def prune(
     saved = stage(out, ranks, "search", searched)
     found = Path(
         graph=bench.graph, groups=saved["groups"], harm=saved["harm"], method=method,
-        config=made["config"], seed=seed, round_to=round_to, chosen=saved["chosen"],
+        config=made["config"], seed=seed, round_to=round_to, alike=alike, chosen=saved["chosen"],
         record=saved["record"], table=table,
     )  # fmt: skip
     plans, trials = speed.plan(out, found, least)
