@@ -5,6 +5,7 @@
     python benchmarks/fashion_mnist.py rates --budgets 0.75 0.5 --arms refit tp-magnitude    and at other budgets
     python benchmarks/fashion_mnist.py run                      the cells; those done are skipped
     python benchmarks/fashion_mnist.py run --no-finetune --arms refit --budgets 0.5 --seeds 0
+    python benchmarks/fashion_mnist.py run --no-finetune --arms refit --code COMMIT    once more, rows of their own
     python benchmarks/fashion_mnist.py table                    results/fashion_mnist.md
 
 Every cell is measured without retraining and after one epoch. All arms: the same dense networks, calibration
@@ -280,6 +281,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=float)
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--finetune", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--code", help="the commit: measured anew, beside the cells that are there")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--dense", type=Path, default=Path("runs/fashion-mnist"))
     parser.add_argument("--results", type=Path, default=RESULTS / "fashion_mnist.jsonl")
@@ -304,10 +306,12 @@ def main() -> None:
         without = {a for a in args.arms for b in budgets if rate(chosen, a, b) is None}
         if args.finetune and without:
             parser.error(f"run `rates` first for {', '.join(sorted(without))}")
+        kind = "later" if args.code else "cell"
         have = {
             (r["arm"], r["budget"], r["seed"])
             for r in rows
-            if r["kind"] == "cell"
+            if r["kind"] == kind
+            and r.get("code") == args.code
             and (not args.finetune or r.get("lr") == rate(chosen, r["arm"], r["budget"]))
         }
         for seed in args.seeds:
@@ -316,7 +320,8 @@ def main() -> None:
                     if (arm, budget, seed) not in have:
                         lr = rate(chosen, arm, budget)
                         row = cell(arm, budget, seed, bench, finetuning=args.finetune, lr=lr)
-                        append(args.results, row)
+                        told = {"kind": kind, "code": args.code} if args.code else {}
+                        append(args.results, row | told)
     else:
         text = table(rows)
         args.results.with_suffix(".md").write_text(text)

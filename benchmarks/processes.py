@@ -65,7 +65,8 @@ def page(rows: dict[int, dict[str, Any]], asked: argparse.Namespace) -> str:
     lines = [
         "# Several processes, one machine",
         "",
-        f"`python benchmarks/processes.py` on {asked.model}, {asked.images} images of {asked.data}, budget",
+        f"`python benchmarks/processes.py{' --weights FILE' if asked.weights else ''}` on {asked.model}, "
+        f"{asked.images} images of {asked.data}, budget",
         f"{asked.budget} of the multiply-adds, {len(os.sched_getaffinity(0))} core(s) for all processes together,",
         "one thread each, gloo. Seconds of the first",
         "process, which does most: of the processor, and (by the clock). Ratio: processor seconds against one process.",
