@@ -112,3 +112,18 @@ def test_a_cut_with_one_width_for_all_layers_is_told_by_a_configuration(
     with torch.no_grad():
         ours, theirs = result.model.eval()(**inputs), build(spec).eval()(**inputs)
     assert torch.equal(ours.last_hidden_state, theirs.last_hidden_state)
+
+
+def test_a_configuration_with_a_width_for_every_layer_tells_several() -> None:
+    spec = (
+        "hf:gemma3n_text?hidden_size=16&num_hidden_layers=3&num_attention_heads=2&num_key_value_heads=1&head_dim=8"
+        "&vocab_size=31&vocab_size_per_layer_input=31&hidden_size_per_layer_input=4&laurel_rank=4"
+        "&num_kv_shared_layers=0&intermediate_size="
+    )
+    dense = build(spec + "20")
+    config = type(dense.config)(**{**dense.config.to_dict(), "intermediate_size": [20, 7, 12]})
+    small = type(dense)(config)
+    small.config = dense.config  # as after a cut: it still speaks of the dense widths
+    assert dense.config.intermediate_size == [20, 20, 20]
+    assert fitted_config(small).intermediate_size == [20, 7, 12]
+    assert dense.config.intermediate_size == [20, 20, 20]

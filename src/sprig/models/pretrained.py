@@ -1,14 +1,16 @@
 """A cut transformer as a folder that transformers itself loads, where a configuration can express its widths.
 
-A configuration has one number per kind of width (`intermediate_size`, `num_attention_heads` ...) for all layers. Which
-dimensions follow which number is found out by building the network once per number with that number doubled, without
-weights; the number that fits is then read off the shapes of the cut model. A cut that took more from one layer than
-from another fits no number and is refused: keep it as a run folder (`sprig.load`).
+A configuration has one number per kind of width (`intermediate_size`, `num_attention_heads` ...) for all layers, or,
+in a few models, a list with one per layer. Which dimensions follow which number is found out by building the network
+once per number with that number doubled, without weights; the number that fits is then read off the shapes of the cut
+model. A cut that took more from one layer than from another fits no single number and is refused: cut with `alike`,
+or keep it as a run folder (`sprig.load`).
 """
 
 import copy
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +49,14 @@ def fitted_config(model: nn.Module) -> Any:
         )
     wanted = _shapes(model)
     dense = _shapes(_empty(model, config))
-    for owner, key, value in list(_widths(config)):
-        setattr(owner, key, 2 * value)
+    for place, value in list(_widths(config)):
+        place.put(2 * value)
         try:
             doubled = _shapes(_empty(model, config))
         except (
             Exception
         ):  # e.g. heads that do not divide the stream: this number cannot change alone
-            setattr(owner, key, value)
+            place.put(value)
             continue
         fits = {
             value * have[d] / base[d]
@@ -64,7 +66,7 @@ def fitted_config(model: nn.Module) -> Any:
             if doubled[name][d] == 2 * base[d]
         }
         whole = len(fits) == 1 and float(next(iter(fits))).is_integer()
-        setattr(owner, key, int(fits.pop()) if whole else value)
+        place.put(int(fits.pop()) if whole else value)
     try:
         found = _shapes(_empty(model, config))
     except Exception:  # numbers that fit one by one and not together
@@ -78,16 +80,35 @@ def fitted_config(model: nn.Module) -> Any:
     return config
 
 
-def _widths(config: Any) -> Iterator[tuple[Any, str, int]]:
-    """The widths of a configuration and of those inside it: whose, which, how much."""
+@dataclass(frozen=True)
+class _Place:
+    """Where a width stands: in a configuration, under a name, of one layer (None: of all)."""
+
+    owner: Any
+    key: str
+    layer: int | None = None
+
+    def put(self, value: int) -> None:
+        if self.layer is None:
+            setattr(self.owner, self.key, value)
+        else:
+            each = list(getattr(self.owner, self.key))
+            each[self.layer] = value
+            setattr(self.owner, self.key, each)
+
+
+def _widths(config: Any) -> Iterator[tuple[_Place, int]]:
+    """The widths of a configuration and of those inside it: where, how much."""
     own = [config, *(v for v in vars(config).values() if hasattr(v, "to_dict"))]
     for owner in own:
         if getattr(owner, "n_inner", 0) is None:  # GPT-2's way of saying four times the stream
             owner.n_inner = 4 * owner.n_embd
         for key in WIDTHS:
-            value = vars(owner).get(key)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                yield owner, key, value
+            found = vars(owner).get(key)
+            several = isinstance(found, list | tuple)
+            for layer, value in enumerate(found if several else [found]):
+                if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                    yield _Place(owner, key, layer if several else None), value
 
 
 def _empty(model: nn.Module, config: Any) -> nn.Module:
