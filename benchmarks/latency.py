@@ -2,13 +2,16 @@
 
     python benchmarks/latency.py resnet50 --batch 1 --size 224 --threads 1
     python benchmarks/latency.py efficientnet_lite0 --photos FOLDER --batch 1
+    python benchmarks/latency.py resnet20 --dense FOLDER --batch 16 --images 256
 
 One search per network. From it one plan by `Budget(latency=...)`, confirmed end to end, and one by `Budget(macs=...)`
 whose fraction is sought until it runs as fast; both are realised, and measured once more in turn with the dense
 network. The networks have random weights (none can be had where this ran) with batch norm settled on inputs of the
 kind that they are judged on: smooth random images. So figures of quality compare the two plans with each other and
-say nothing about trained networks. With --photos: EfficientNet-Lite0 with its ImageNet weights, half of the photographs
-calibrates (6 views each), the other half is judged. Writes one line of JSON per run to --out.
+say nothing about trained networks. With --photos: EfficientNet-Lite0 with its ImageNet weights, half of the
+photographs calibrates (6 views each), the other half is judged. With --dense: the trained ResNet-20 of
+fashion_mnist.py (--seed), first --images of its calibration images; all test images are judged, and the accuracy is
+told. Writes one line of JSON per run to --out.
 """
 
 import argparse
@@ -68,22 +71,36 @@ def photographs(folder: str) -> tuple[nn.Module, Tensor, Tensor]:
     return model, *(torch.cat([as_tensor(b) for b in data]) for data in (seen, unseen))
 
 
+def trained(folder: str, seed: int, count: int) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """The trained ResNet-20, calibration images, the test images and their labels."""
+    from fashion_setup import Bench
+
+    bench = Bench(Path(folder))
+    seen = torch.cat([x for x, _ in bench.calibration])[:count]
+    return bench.dense(seed), seen, *(torch.cat(part) for part in zip(*bench.test, strict=True))
+
+
 def as_tensor(batch: Any) -> Tensor:
     """The images of a batch."""
     return batch if isinstance(batch, Tensor) else batch[0]
 
 
-def error(dense: nn.Module, small: nn.Module, x: Tensor) -> dict[str, float]:
+def error(dense: nn.Module, small: nn.Module, x: Tensor, labels: Tensor | None) -> dict[str, float]:
     """How far the outputs moved on inputs that the search has not seen."""
     with torch.no_grad():
         a = torch.cat([dense(part) for part in x.split(8)])
         b = torch.cat([small.eval()(part) for part in x.split(8)])
+    right = {}
+    if labels is not None:
+        dense_right, small_right = ((y.argmax(1) == labels).float().mean() for y in (a, b))
+        right = {"dense_accuracy": float(dense_right), "accuracy": float(small_right)}
     spread = (a - a.mean(0)).square().sum()
     p = a.log_softmax(1)
     return {
         "relative_error": float((a - b).square().sum() / spread),
         "kl": float((p.exp() * (p - b.log_softmax(1))).sum(1).mean()),
         "agreement": float((a.argmax(1) == b.argmax(1)).float().mean()),
+        **right,
     }
 
 
@@ -123,11 +140,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--backend", default="eager")
     parser.add_argument("--photos", default=None)
+    parser.add_argument("--dense", default=None)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="benchmarks/results/latency.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     began = time.perf_counter()
-    if options.photos:
+    labels = None
+    if options.dense:
+        net, x, held, labels = trained(options.dense, options.seed, options.images)
+    elif options.photos:
         net, x, held = photographs(options.photos)
     else:
         net = build(options.model, options.size)
@@ -154,7 +176,7 @@ def main() -> None:
         for name, result in (("latency", fast), ("macs", lean))
     }
     row = {
-        **{k: v for k, v in vars(options).items() if k != "photos"},
+        **{k: v for k, v in vars(options).items() if k not in ("photos", "dense")},
         "setting": found["setting"],
         "trials": found["trials"],
         "claimed": found["measured"],
@@ -168,7 +190,7 @@ def main() -> None:
             "predicted_harm": path.predicted(result.plan),
             "macs": result.after.macs / result.before.macs,
             "params": result.after.params / result.before.params,
-            **error(net, result.model, held),
+            **error(net, result.model, held, labels),
         }
     row["macs_trials"] = trials
     row.pop("out")

@@ -178,6 +178,33 @@ def test_plans_are_judged_on_inputs_that_they_were_not_fitted_on(
     assert dueling.divided(few) is None
 
 
+def test_where_a_quarter_leaves_two_plans_close_the_others_judge_too(
+    graph: Graph, path: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = [path.at(sprig.Budget(macs=share)) for share in (0.9, 0.3)]
+    numbered = torch.arange(50.0).view(50, 1, 1, 1).expand(50, *X.shape[1:]).contiguous()
+    bench = Workbench(net(), graph, [((part,), {}, None) for part in numbered.split(13)])
+    judged: list[int] = []
+
+    def told(errors: list[float]) -> tuple[Plan, int]:
+        """The plan that is taken when these errors are seen one after the other, and the turns that it took."""
+        judged.clear()
+        left = iter(errors)
+
+        def seen(model: Any, dense: Any, judge: Any) -> dict[str, float]:
+            judged.extend(int(v) for (x,), _ in judge for v in x[:, 0, 0, 0])
+            return {"kl": next(left)}
+
+        monkeypatch.setattr(dueling, "quality", seen)
+        found = dueling.better(bench, plans, lambda _, p: Outcome(p, {}), [numbered])
+        return found.plan, found.notes["rivals"][0]["turns"]
+
+    assert told([1.0, 0.8]) == (plans[1], 1)
+    assert told([1.0, 0.95, 1.0, 2.0]) == (plans[0], 2), "the first quarter alone misled"
+    assert told([1.0, 0.95] * 4) == (plans[1], 4)
+    assert sorted(judged) == sorted([*range(50), *range(50)]), "each input judges both plans once"
+
+
 def test_no_second_plan_where_nothing_is_known(made_up: Machine) -> None:
     assert "rivals" not in run().record.config["latency"]
 

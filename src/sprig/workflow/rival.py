@@ -24,6 +24,9 @@ from sprig.workflow.confirm import AIM, OVER, UNDER, Pair, Target
 from sprig.workflow.judging import quality
 
 TRIES = 3
+PLAIN = (
+    0.1  # share of the error by which one plan must be ahead for a quarter of the inputs to decide
+)
 
 
 def rival(path: Path, budget: Budget, target: Target, pair: Pair, chosen: Plan) -> Plan | None:
@@ -63,27 +66,33 @@ def better(
     """The plan whose fitted network errs less on inputs that it was not fitted on; fitted on all, then.
 
     A network that keeps more weights learns more of the calibration inputs by heart, so on those the two cannot be told
-    apart. Its notes say what was compared. `data`: all calibration inputs, for where they cannot be divided.
+    apart. A quarter judges what the others fit; where that leaves them close, each quarter in its turn. The notes say
+    what was compared. `data`: all calibration inputs, for where they cannot be divided.
     """
     if len(plans) == 1:
         return realise(bench, plans[0])
-    parts = divided(bench)
-    on, judge = (bench, data) if parts is None else parts
-    errors, outcomes = [], []
-    for plan in plans:
-        outcome = realise(on, plan)
-        wide = mask(bench.model, outcome, bench.graph)
-        seen = bench.ranks.lead(partial(quality, wide, bench.model, judge))
-        errors.append(seen.get("kl", seen.get("relative_error", 0.0)))
-        outcomes.append(outcome if parts is None else None)
+    known: Sequence[Outcome] = ()  # fitted on all inputs
+    rounds: list[list[float]] = []  # per turn, the error of every plan
+    for part in (divided(bench, turn) for turn in range(EVERY)):
+        if part is None:
+            known = [realise(bench, plan) for plan in plans]
+            rounds = [[_error(bench, outcome, data) for outcome in known]]
+        else:
+            on, judge = part
+            rounds.append([_error(bench, realise(on, plan), judge) for plan in plans])
+        errors = [sum(column) / len(rounds) for column in zip(*rounds, strict=True)]
+        low, high = min(errors), max(errors)
+        if known or high - low > PLAIN * high:
+            break
     best = min(range(len(plans)), key=errors.__getitem__)
-    taken = outcomes[best] or realise(bench, plans[best])
+    taken = known[best] if known else realise(bench, plans[best])
     rows = [
         {
             "plan": plan.hash,
             "macs": plan.cost["macs"],
             "error": error,
-            "unseen": parts is not None,
+            "unseen": not known,
+            "turns": len(rounds),
             "taken": number == best,
         }
         for number, (plan, error) in enumerate(zip(plans, errors, strict=True))
@@ -91,8 +100,17 @@ def better(
     return replace(taken, notes={**taken.notes, "rivals": rows})
 
 
-def divided(bench: Workbench) -> tuple[Workbench, list[Any]] | None:
-    """A workbench on three quarters of the inputs, and batches of the rest; None where that cannot be done."""
+def _error(bench: Workbench, outcome: Outcome, judge: Any) -> float:
+    wide = mask(bench.model, outcome, bench.graph)
+    seen = bench.ranks.lead(partial(quality, wide, bench.model, judge))
+    return float(seen.get("kl", seen.get("relative_error", 0.0)))
+
+
+def divided(bench: Workbench, turn: int = 0) -> tuple[Workbench, list[Any]] | None:
+    """A workbench on three quarters of the inputs, and batches of the rest; None where that cannot be done.
+
+    `turn`: which quarter is the rest, counted back from the one that judges everywhere else.
+    """
     if bench.dealt is not None or len(bench.chunks) < EVERY:
         return None
     fit: list[Triple] = []
@@ -102,7 +120,7 @@ def divided(bench: Workbench) -> tuple[Workbench, list[Any]] | None:
             (chunk.args, dict(chunk.kwargs), chunk.target),
             partial(_counting, bench.size, chunk.rows),
         )
-        if not judges(chunk.number):
+        if not judges(chunk.number + turn):
             fit.append((args, kwargs, target))
         elif (args and kwargs) or not all(isinstance(a, Tensor) for a in args):
             return None
