@@ -1,5 +1,7 @@
 """Whole networks in every backend: what is timed is the network, and what cannot be timed is said."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,19 @@ def test_what_is_timed_is_the_network(dtype: str) -> None:
     tolerance = 1e-6 if dtype == "float32" else 0.05
     torch.testing.assert_close(found.float(), wanted, rtol=tolerance, atol=tolerance)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_torch_compile_runs_the_same_network() -> None:
+    model, timing = (
+        net(),
+        Timing(batch=3, threads=1, backend="torch.compile", rounds=3, seconds=0.0),
+    )
+    compiled = runnable(model, (X,), timing)
+    wanted = model(X[:1].expand(3, -1, -1, -1))
+    torch.testing.assert_close(compiled(), wanted, rtol=1e-4, atol=1e-5)
+    seen = compare(model, model, (X,), timing, ready=compiled)
+    assert seen["dense_ms"] > 0 and 0.2 < seen["ratio"] < 5, "one network beside itself"
 
 
 def test_onnx_runtime_runs_the_same_network() -> None:
