@@ -7,7 +7,9 @@
 Networks: lenet300100, resnet20, vgg16bn (16 channels wide in its first stage), on Fashion-MNIST. Every arm gets the
 same number of trials (six; plain magnitude has nothing to choose) and the same epochs in all. The validation split is
 10,000 of the 60,000 training images, drawn with a fixed seed; the test images are looked at by `run` alone, which
-trains on all training images. Chosen is what has the best accuracy at 95% sparse on the validation split.
+trains on all training images. Chosen is what has the best accuracy at 95% sparse on the validation split, among trials
+of the same number of images; where there are several such sets, the one of the most images. As in the library,
+statistics of batch norms are taken anew after a cut that is not trained on.
 `--tuned-at`: take the settings that were chosen at another number of epochs. Each line of the results is one trial.
 """
 
@@ -23,7 +25,8 @@ from sprig.core.batches import ImageSpec
 from sprig.data import load
 
 AIM = "0.95"
-VALIDATION = 10_000
+VALIDATION = 10_000  # as many as there are test images
+FULL = 60_000
 
 
 def tensors(split):
@@ -34,19 +37,47 @@ def tensors(split):
     return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
 
 
+def complete(rows, trials, by):
+    """The trials of one arm that are alike in `by`, all numbers of them; the set of the largest values."""
+    sets = {}
+    for row in rows:
+        sets.setdefault(tuple(row.get(k, 0) for k in by), {})[row["number"]] = row
+    full = [s for s in sets if len(sets[s]) >= trials]
+    return list(sets[max(full)].values()) if full else []
+
+
 def best(rows, net, arm, epochs):
     """Number of the setting with the best validation accuracy at 95%."""
-    wanted = {"kind": "tune", "net": net, "arm": arm, "epochs": epochs}
+    wanted = {"kind": "tune", "net": net, "arm": arm, "epochs": epochs, "renewed": True}
     mine = [r for r in rows if wanted.items() <= r.items()]
     trials = len(arms(NETS[net])[arm])
-    if len(mine) < trials:
+    alike = complete(mine, trials, ("images", "judges"))
+    if not alike:
         raise SystemExit(f"{arm}: {len(mine)} of {trials} trials at {epochs} epochs; tune first")
-    return max(mine, key=lambda r: r[AIM])["number"]
+    return max(alike, key=lambda r: r[AIM])["number"]
 
 
 def read(path):
-    """All rows."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """All rows, with what the oldest do not say: all 10,000 images judged, and no batch norm in LeNet."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for row in rows:
+        if row.get("net") in NETS:
+            row.setdefault("judges", VALIDATION)
+            row.setdefault("renewed", row["net"] == "lenet300100")
+    return rows
+
+
+def key_of(what, net, arm, number, seed, epochs, images, judges):
+    """What tells one trial from every other."""
+    return {
+        "kind": what, "net": net, "arm": arm, "number": number, "seed": seed,
+        "epochs": epochs, "images": images, "judges": judges, "renewed": True,
+    }  # fmt: skip
+
+
+def done(rows, key):
+    """Whether the results have this trial."""
+    return any(key.items() <= row.items() for row in rows)
 
 
 def cell(values):
@@ -57,12 +88,31 @@ def cell(values):
     return f"{sum(seen) / len(seen):.1f} ({min(seen):.1f} to {max(seen):.1f})"
 
 
+def together(rows, by):
+    """Rows that differ in their seed alone, each seed once, in the order of what they are alike in."""
+    sets = {}
+    for row in rows:
+        sets.setdefault(tuple(row.get(k, 0) for k in by), {})[row["seed"]] = row
+    return [list(sets[key].values()) for key in sorted(sets)]
+
+
+def length(row):
+    """Epochs of a trial, and of how many images where it was not all of them."""
+    text = str(row["epochs"])
+    if row.get("images", FULL) != FULL:
+        text += f" of {row['images']:,} images"
+    if row.get("judges", VALIDATION) != VALIDATION:
+        text += f", judged on {row['judges']:,}"
+    return text
+
+
 def page(rows):
-    """The tables of what `run` measured, mean and range over seeds."""
+    """The tables of what `run` measured, mean and range over seeds; a line for every setting and length."""
     heads = ["uncut", *map(str, SPARSITIES)]
     lines = []
     for net in NETS:
         found = [r for r in rows if r["kind"] == "run" and r["net"] == net]
+        found = [r for r in found if r.get("renewed", True)]
         if not found:
             continue
         titles = ["not cut", *(f"{100 * s:g}% zeros" for s in SPARSITIES)]
@@ -73,21 +123,20 @@ def page(rows):
             "|---" * (4 + len(heads)) + "|",
         ]
         for arm in arms(NETS[net]):
-            mine = [r for r in found if r["arm"] == arm]
-            if not mine:
-                continue
-            shown = {
-                k: v
-                for k, v in mine[0]["settings"].items()
-                if k in ("strength", "xi", "decay", "tuned", "gradual") and v
-            }
-            setting = ", ".join(f"{k} {v:g}" for k, v in shown.items()) or "none"
-            cells = [cell([r[head] for r in mine]) for head in heads]
-            lines.append(
-                f"| {arm} | {setting} | {mine[0]['epochs']} | {len(mine)} | "
-                + " | ".join(cells)
-                + " |"
-            )
+            every = [r for r in found if r["arm"] == arm]
+            for mine in together(every, ("epochs", "images", "judges", "number")):
+                shown = {
+                    k: v
+                    for k, v in mine[0]["settings"].items()
+                    if k in ("strength", "xi", "decay", "tuned", "gradual") and v
+                }
+                setting = ", ".join(f"{k} {v:g}" for k, v in shown.items()) or "none"
+                cells = [cell([r[head] for r in mine]) for head in heads]
+                lines.append(
+                    f"| {arm} | {setting} | {length(mine[0])} | {len(mine)} | "
+                    + " | ".join(cells)
+                    + " |"
+                )
         lines.append("")
     return "\n".join(lines).rstrip()
 
@@ -126,11 +175,9 @@ def main():
         chosen = [0] if plain or tuning else [best(rows, given.net, arm, at)]
         for number in range(len(every[arm])) if tuning else chosen:
             for seed in [0] if tuning else given.seeds:
-                key = {
-                    "kind": given.what, "net": given.net, "arm": arm, "number": number, "seed": seed,
-                    "epochs": given.epochs, "images": len(fit[0]), "judges": len(judge[0]),
-                }  # fmt: skip
-                if any(key.items() <= r.items() for r in rows):
+                sizes = len(fit[0]), len(judge[0])
+                key = key_of(given.what, given.net, arm, number, seed, given.epochs, *sizes)
+                if done(rows, key):
                     continue
                 begin = time.process_time()
                 trial = every[arm][number]

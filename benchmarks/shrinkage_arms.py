@@ -3,7 +3,7 @@
 Every arm trains for the same number of epochs in all. `penalty`: under a penalty, cut at the end, nothing after.
 `magnitude`: without one, cut at the end. `fine-tuned`: trained, cut, and trained on with the zeros held; the last part
 of the epochs is taken from the same total. `gradual`: zeros grow by the cube law of Zhu and Gupta
-(2017) while it trains.
+(2017) while it trains. What is cut and not trained on gets its batch norms' statistics anew, as the library does it.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sprig.methods.penalties.cut import apply_masks, keep_largest
+from sprig.methods.penalties.ends import with_zeros
 from sprig.methods.penalties.halo import Halo
 from sprig.methods.penalties.hook import Shrinking
 from sprig.methods.penalties.l1 import L1
@@ -171,20 +172,15 @@ def one(net: Net, trial: Trial, seed: int, fit: Any, judge: Any, epochs: int) ->
     first = replace(config, epochs=epochs - after)
     record = train(start(), data, config=first, hooks=[hook] if hook else [])
     row["uncut"] = share_right(record.model, *judge)
-    weights = {n: p.detach().clone() for n, p in penalised(record.model).items()}
+    weights = {n: p.detach() for n, p in penalised(record.model).items()}
     for sparsity in SPARSITIES:
         masks = keep_largest(weights, 1 - sparsity)
-        cut = record.model
         if after:
             tuning = replace(config, epochs=after, lr=net.lr / 2, seed=seed + 1)
-            cut = train(cut, data, config=tuning, hooks=[HeldZeros(masks)]).model
+            cut = train(record.model, data, config=tuning, hooks=[HeldZeros(masks)]).model
         else:
-            apply_masks(cut, masks)
+            cut = with_zeros(record.model, masks, data, seed=seed)
         row[str(sparsity)] = share_right(cut, *judge)
-        if not after:
-            with torch.no_grad():
-                for name, p in penalised(cut).items():
-                    p.copy_(weights[name])
     if hook is not None:
         keys = ("zeros", "tiny", "coefficient_median")
         row |= {k: v for k, v in record.last.items() if k in keys}

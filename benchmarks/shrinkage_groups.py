@@ -8,7 +8,10 @@ All arms begin with the same trained network of their seed (see fashion_setup.py
 `--penalty` of them under the penalty, then the cut, then `--after` without it. Forward selection (refit), magnitude and
 the dense network itself, which need no penalty, train on for all of them after their cut. Three settings are tried
 per penalty, with seed 0, at the first budget, chosen by the validation images after all epochs; the learning rate is
-the same for all. Latency is measured of the smaller networks, one image and 32 at a time, on the threads given.
+the same for all, but ten times for group-grda, which has no momentum that would count a lasting gradient ten times.
+gates and l0 decide themselves what stays: for each budget the best setting that ends within it, or else the one that
+ends with the fewest multiply-adds, which the table then shows to be more than the budget. Latency is measured of the
+smaller networks, one image and 32 at a time, on the threads given.
 Each line of the results is one trial: test accuracy right after the cut (batch norms re-estimated) and at the end.
 """
 
@@ -20,17 +23,20 @@ from pathlib import Path
 
 import torch
 from fashion_setup import EXAMPLE, Bench, fresh, macs_of, params_of
-from shrinkage import cell, read
+from shrinkage import cell, complete, done, read, together
 
 import sprig
 from sprig.core.latency import latency
 from sprig.core.tracing import trace
 from sprig.core.types import Budget
 from sprig.methods.penalties.bn_slimming import BnSlimming
+from sprig.methods.penalties.gates import Gates
+from sprig.methods.penalties.grda import GroupGrda
 from sprig.methods.penalties.greg import GReg1, GReg2
 from sprig.methods.penalties.group_halo import GroupHalo
 from sprig.methods.penalties.group_lasso import GroupLasso, SparseGroupLasso
 from sprig.methods.penalties.increg import IncReg
+from sprig.methods.penalties.l0 import L0
 from sprig.methods.penalties.run import Cut, settings_of, train_and_cut
 from sprig.training import TrainConfig, accuracy, finetune
 
@@ -44,8 +50,13 @@ PENALTIES = {
     "increg": [IncReg(step=s, ceiling=c) for s, c in ((2.5e-4, 0.05), (1e-3, 0.2), (5e-3, 1.0))],
     "greg1": [GReg1(step=s, **GROW) for s in (5e-4, 1e-3, 2e-3)],
     "greg2": [GReg2(step=s, probe=s / 10, probe_ceiling=1e-2, **GROW) for s in (1e-3, 2e-3, 4e-3)],
+    "gates": [Gates(strength=s) for s in (0.02, 0.05, 0.1)],
+    "l0": [L0(strength=s, drop=0.1) for s in (3e-3, 1e-2, 3e-2)],
+    "group-grda": [GroupGrda(c=c) for c in (5e-3, 1e-2, 2e-2)],
 }
 PLAIN = ("dense", "refit", "magnitude")
+OWN = ("gates", "l0")  # these take no budget
+ALIKE = ("penalty", "after", "images", "bf16")  # of trials that can stand in one table
 
 
 def settled(settings, budget):
@@ -53,12 +64,18 @@ def settled(settings, budget):
     return replace(settings, keep=budget**0.5) if hasattr(settings, "keep") else settings
 
 
+def training(bench, given, seed):
+    """The training images, or as many of them as asked for."""
+    data = replace(bench.training, seed=seed)
+    if not given.images:
+        return data
+    return replace(data, images=data.images[: given.images], labels=data.labels[: given.images])
+
+
 def one(bench, arm, settings, seed, budget, given, judge):
     """One trial."""
     dense = fresh(bench.dense(seed))
-    data = replace(bench.training, seed=seed)
-    if given.images:
-        data = replace(data, images=data.images[: given.images], labels=data.labels[: given.images])
+    data = training(bench, given, seed)
     config = TrainConfig(
         epochs=given.penalty, lr=LR, warmup=0.0, seed=seed, bf16=given.bf16, channels_last=given.bf16
     )  # fmt: skip
@@ -74,8 +91,10 @@ def one(bench, arm, settings, seed, budget, given, judge):
             ).model  # fmt: skip
     else:
         found = train_and_cut(
-            dense, data, method=arm, settings=settled(settings, budget), config=config,
-            graph=trace(dense, (EXAMPLE,)), example=(EXAMPLE,), cut=Cut(budget=Budget(macs=budget)),
+            dense, data, method=arm, settings=settled(settings, budget),
+            config=replace(config, lr=10 * LR) if arm == "group-grda" else config,
+            graph=trace(dense, (EXAMPLE,)), example=(EXAMPLE,),
+            cut=Cut() if arm in OWN else Cut(budget=Budget(macs=budget)),
         )  # fmt: skip
         row["trained"] = accuracy(found.trained, judge)
         row["notes"] = list(found.notes)
@@ -87,6 +106,7 @@ def one(bench, arm, settings, seed, budget, given, judge):
     row |= {
         "end": accuracy(small, judge),
         "macs": macs_of(small),
+        "share": macs_of(small) / macs_of(bench.dense(seed)),
         "params": params_of(small),
         "seconds": round(time.process_time() - begin, 1),
     }
@@ -98,32 +118,49 @@ def one(bench, arm, settings, seed, budget, given, judge):
     return row
 
 
-def best(rows, arm):
-    """Number of the setting with the best validation accuracy at the end."""
-    mine = [r for r in rows if (r["kind"], r["arm"]) == ("tune", arm)]
-    if len(mine) < len(PENALTIES[arm]):
+def best(rows, arm, budget, alike):
+    """Number of the setting with the best validation accuracy at the end, of trials as long as these."""
+    wanted = {"kind": "tune", "arm": arm, **alike}
+    mine = [r for r in rows if wanted.items() <= r.items()]
+    full = complete(mine, len(PENALTIES[arm]), ("judges", "budget"))
+    if not full:
         raise SystemExit(f"{arm}: {len(mine)} of {len(PENALTIES[arm])} trials; tune first")
-    return max(mine, key=lambda r: r["end"])["number"]
+    if arm in OWN:
+        within = [r for r in full if r["share"] <= budget]
+        full = within or [min(full, key=lambda r: r["share"])]
+    return max(full, key=lambda r: r["end"])["number"]
+
+
+def heading(row):
+    """What all rows of a table have in common."""
+    text = f"## {100 * row['budget']:g}% of the multiply-adds"
+    if "penalty" in row:
+        text += f", {row['penalty']} and {row['after']} epochs of {row['images']:,} images"
+        text += f", judged on {row['judges']:,}" + ("" if row["bf16"] else ", float32")
+    return text
 
 
 def page(rows):
-    """One table per budget."""
+    """One table per budget, and per length of the training; a line for every setting."""
     found = [r for r in rows if r["kind"] == "run"]
     lines = []
-    for budget in sorted({r["budget"] for r in found}, reverse=True):
+    order = {arm: place for place, arm in enumerate((*PLAIN, *PENALTIES))}
+    tables = {}
+    for row in found:
+        key = (-row["budget"], *(row.get(k, 0) for k in (*ALIKE, "judges")))
+        tables.setdefault(key, []).append(row)
+    for key in sorted(tables):
         lines += [
-            f"## {100 * budget:g}% of the multiply-adds",
+            heading(tables[key][0]),
             "",
             "| arm | setting | seeds | trained | after the cut | at the end | MACs | parameters | ms, 1 | ms, 32 |",
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
-        for arm in (*PLAIN, *PENALTIES):
-            mine = [r for r in found if r["arm"] == arm and r["budget"] == budget]
-            if not mine:
-                continue
+        ranked = [{**r, "place": order[r["arm"]]} for r in tables[key]]
+        for mine in together(ranked, ("place", "number")):
             shown = mine[0]["settings"]
             setting = ", ".join(
-                f"{k} {shown[k]:g}" for k in ("strength", "xi", "step") if k in shown
+                f"{k} {shown[k]:g}" for k in ("strength", "xi", "step", "c") if k in shown
             )
             cells = [cell([r.get(k) for r in mine]) for k in ("trained", "cut", "end")]
             times = [
@@ -133,7 +170,7 @@ def page(rows):
             macs = sum(r["macs"] for r in mine) / len(mine)
             params = sum(r["params"] for r in mine) / len(mine)
             lines.append(
-                f"| {arm} | {setting or '–'} | {len(mine)} | " + " | ".join(cells)
+                f"| {mine[0]['arm']} | {setting or '–'} | {len(mine)} | " + " | ".join(cells)
                 + f" | {macs / 1e6:.2f} M | {params / 1e3:.0f} k | " + " | ".join(spans) + " |"
             )  # fmt: skip
         lines.append("")
@@ -168,27 +205,39 @@ def main():
     bench, tuning = Bench(given.dense), given.what == "tune"
     judge = (bench.validation if tuning else bench.test)[: given.judges]
     given.latency = given.latency and not tuning
+    alike = {
+        "penalty": given.penalty, "after": given.after,
+        "images": len(training(bench, given, 0).images), "bf16": given.bf16,
+    }  # fmt: skip
     for arm in given.arms:
         if tuning and arm in PLAIN:
             continue
         every = [None] if arm in PLAIN else PENALTIES[arm]
-        numbers = range(len(every)) if tuning or arm in PLAIN else [best(rows, arm)]
         for budget in given.budgets[:1] if tuning else given.budgets:
+            numbers = range(len(every))
+            if not tuning and arm not in PLAIN:
+                numbers = [best(rows, arm, budget, alike)]
             for number in numbers:
                 for seed in [0] if tuning else given.seeds:
                     key = {
-                        "kind": given.what, "arm": arm, "budget": budget, "number": number, "seed": seed,
-                        "penalty": given.penalty, "after": given.after,
+                        "kind": given.what, "arm": arm, "number": number, "seed": seed, **alike,
+                        "judges": sum(len(y) for _, y in judge),
                     }  # fmt: skip
-                    if any(key.items() <= r.items() for r in rows):
+                    if done(rows, {**key, "budget": budget}):
                         continue
                     settings = every[number]
                     told = {} if settings is None else settings_of(settled(settings, budget))
-                    found = one(bench, arm, settings, seed, budget, given, judge)
-                    row = {**key, "settings": told, **found}
+                    if arm in OWN and done(rows, key):  # trained already: no budget changes it
+                        found = next(r for r in rows if key.items() <= r.items())
+                    else:
+                        found = one(bench, arm, settings, seed, budget, given, judge)
+                    row = {**found, **key, "budget": budget, "settings": told}
+                    rows.append(row)
                     with given.results.open("a") as file:
                         file.write(json.dumps(row) + "\n")
-                    print(arm, budget, number, seed, row["cut"], row["end"], flush=True)
+                    print(
+                        arm, budget, number, seed, row["cut"], row["end"], row["share"], flush=True
+                    )
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_zeros_of_the_gradual_arm_grow_to_the_goal_and_stay(script):
 
 
 def rows(net: str, arm: str, numbers: dict[int, float]) -> list[dict]:
-    key = {"kind": "tune", "net": net, "arm": arm, "epochs": 3}
+    key = {"kind": "tune", "net": net, "arm": arm, "epochs": 3, "renewed": True}
     return [{**key, "number": n, "0.95": v} for n, v in numbers.items()]
 
 
@@ -66,6 +66,111 @@ def test_the_best_on_validation_is_chosen_once_all_are_tried(script):
     assert found.best(rows("resnet20", "l1", six), "resnet20", "l1", 3) == 2
     with pytest.raises(SystemExit, match="5 of 6 trials at 3 epochs"):
         found.best(rows("resnet20", "l1", six)[1:], "resnet20", "l1", 3)
+
+
+def test_trials_of_other_lengths_are_not_mixed_into_the_choice(script):
+    found = script("shrinkage")
+    few = [{**r, "images": 1000} for r in rows("resnet20", "l1", dict.fromkeys(range(6), 0.9))]
+    all_ = [{**r, "images": 50_000} for r in rows("resnet20", "l1", {n: n / 10 for n in range(6)})]
+    assert found.best([*few, *all_], "resnet20", "l1", 3) == 5
+    with pytest.raises(SystemExit, match="tune first"):  # six rows, but no six trials
+        found.best([*few[:3], *all_[3:]], "resnet20", "l1", 3)
+    with pytest.raises(SystemExit, match="tune first"):  # norms as they were before the cut
+        found.best([{**r, "renewed": False} for r in all_], "resnet20", "l1", 3)
+
+
+def test_what_was_measured_is_not_measured_again_and_its_page_is_the_published_one(script):
+    found = script("shrinkage")
+    stored = found.read(BENCHMARKS / "results" / "shrinkage.jsonl")
+    key = found.key_of("run", "lenet300100", "magnitude", 0, 1, 6, 60_000, 10_000)
+    assert found.done(stored, key)
+    assert not found.done(stored, {**key, "seed": 9})
+    published = (BENCHMARKS / "results" / "shrinkage.md").read_text().splitlines()
+    table = [line for line in found.page(stored).splitlines() if line.startswith("|")]
+    assert len(table) > 4
+    assert table == [line for line in published if line.startswith("|")]
+
+
+def test_a_line_of_a_table_is_one_setting_and_one_length(script):
+    found = script("shrinkage")
+    base = {
+        "kind": "run",
+        "net": "resnet20",
+        "arm": "l1",
+        "images": 60_000,
+        "judges": 10_000,
+        "renewed": True,
+        **dict.fromkeys(("uncut", "0.8", "0.9", "0.95", "0.98"), 0.5),
+    }
+    weak, strong = ({"number": n, "settings": {"strength": s}} for n, s in ((0, 1e-5), (1, 2e-5)))
+    text = found.page(
+        [
+            {**base, **weak, "epochs": 6, "seed": 0},
+            {**base, **weak, "epochs": 6, "seed": 0},  # the same trial twice
+            {**base, **weak, "epochs": 6, "seed": 1},
+            {**base, **weak, "epochs": 12, "seed": 0},
+            {**base, **strong, "epochs": 6, "seed": 0, "images": 5000},
+        ]
+    )
+    assert "| l1 | strength 1e-05 | 6 | 2 |" in text
+    assert "| l1 | strength 1e-05 | 12 | 1 |" in text
+    assert "| l1 | strength 2e-05 | 6 of 5,000 images | 1 |" in text
+
+
+def test_an_arm_without_retraining_renews_its_batch_norms(script, monkeypatch):
+    found = script("shrinkage_arms")
+    seen = []
+
+    def judge(model, x, y):
+        seen.append(model[1].running_mean.clone())
+        return 0.5
+
+    monkeypatch.setattr(found, "share_right", judge)
+
+    def make():
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+    x = torch.randn(64, 6) + 2
+    net = found.Net(make, 0.05, 8, False, 0.0, ())
+    found.one(net, found.Trial(), 0, (x, torch.arange(64) % 3), None, 1)
+    uncut, *cut = seen
+    assert all(float((mean - uncut).abs().max()) > 0.1 for mean in cut)
+    assert not torch.equal(cut[0], cut[-1])
+
+
+def test_groups_have_three_trials_each_and_choose_within_the_budget(script):
+    from sprig.methods.penalties.shelf import PENALTIES
+
+    found = script("shrinkage_groups")
+    assert set(found.PENALTIES) == {n for n, entry in PENALTIES.items() if entry.groups}
+    assert {len(trials) for trials in found.PENALTIES.values()} == {3}
+    for name, trials in found.PENALTIES.items():
+        assert all(type(t) is PENALTIES[name].config for t in trials)
+    alike = {"penalty": 4, "after": 2, "images": 55_000, "bf16": True}
+    base = {"kind": "tune", "budget": 0.5, "judges": 5000, **alike}
+    figures = [(0, 0.93, 0.9), (1, 0.92, 0.45), (2, 0.91, 0.28)]
+    rows = [
+        {**base, "arm": arm, "number": n, "end": end, "share": share}
+        for arm in ("gates", "greg1")
+        for n, end, share in figures
+    ]
+    assert found.best(rows, "greg1", 0.5, alike) == 0
+    assert [found.best(rows, "gates", b, alike) for b in (0.95, 0.5, 0.3, 0.1)] == [0, 1, 2, 2]
+    with pytest.raises(SystemExit, match="0 of 3 trials"):
+        found.best(rows, "gates", 0.5, {**alike, "penalty": 8})
+
+
+def test_tables_of_groups_do_not_mix_lengths(script):
+    found = script("shrinkage_groups")
+    row = {"kind": "run", "arm": "gates", "number": 1, "budget": 0.5, "seed": 0, "settings": {"strength": 0.05},
+           "images": 55_000, "judges": 10_000, "bf16": True, "cut": 0.9, "end": 0.9,
+           "macs": 1e6, "params": 1e4}  # fmt: skip
+    text = found.page(
+        [{**row, "penalty": 4, "after": 2}, {**row, "penalty": 8, "after": 2, "seed": 1}]
+    )
+    assert text.count("| gates | strength 0.05 | 1 |") == 2
+    assert "4 and 2 epochs of 55,000 images" in text
+    assert "8 and 2 epochs of 55,000 images" in text
 
 
 def test_the_tables_hold_every_run(script):

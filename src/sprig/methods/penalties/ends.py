@@ -126,17 +126,9 @@ class Ending:
 
     def _cut(self, trained: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
         small = shrink(trained, plan, graph)
-        if alive_leave(trained, plan, graph):
-            self._renew(small)
+        if self.cut.batch_norm and alive_leave(trained, plan, graph):
+            renew(small, self.data, self.seed)
         return small
-
-    def _renew(self, model: nn.Module) -> None:
-        """Statistics of batch norms as they are after the cut, from the training data without its labels."""
-        if self.cut.batch_norm:
-            # a loader that shuffles takes torch's own numbers
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(epoch_seed(self.seed, -1))
-                reestimate_batch_norm(model, islice(iter(self.data), RENEWED))
 
     def masked(
         self, record: TrainRecord, names: Sequence[str], *, shrinker: Shrinker | None = None
@@ -152,11 +144,8 @@ class Ending:
             )
 
         def zeroed(masks: Masks) -> nn.Module:
-            model = copy.deepcopy(record.model)
-            apply_masks(model, masks)
-            if any(bool(weights[n][~m].any()) for n, m in masks.items()):
-                self._renew(model)
-            return model
+            data = self.data if self.cut.batch_norm else None
+            return with_zeros(record.model, masks, data, seed=self.seed)
 
         def again(keep: float) -> nn.Module:
             return zeroed(keep_largest(weights, keep, per_layer=self.cut.per_layer))
@@ -192,6 +181,24 @@ class Ending:
         if all(bool(m.all()) for m in masks.values()):
             self.notes.append("no weight is zero: nothing was cut; say how much is to stay")
         return masks
+
+
+def renew(model: nn.Module, data: Any, seed: int) -> None:
+    """Statistics of batch norms as they are after the cut, from the training data without its labels; in place."""
+    # a loader that shuffles takes torch's own numbers
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(epoch_seed(seed, -1))
+        reestimate_batch_norm(model, islice(iter(data), RENEWED))
+
+
+def with_zeros(model: nn.Module, masks: Masks, data: Any = None, *, seed: int = 0) -> nn.Module:
+    """A copy with zeros; batch norms anew, if there is `data`, where something leaves that was not zero."""
+    twin = copy.deepcopy(model)
+    apply_masks(twin, masks)
+    before = dict(model.named_parameters())
+    if data is not None and any(bool(before[n].detach()[~m].any()) for n, m in masks.items()):
+        renew(twin, data, seed)
+    return twin
 
 
 def alive_leave(model: nn.Module, plan: Plan, graph: Graph) -> bool:
