@@ -105,6 +105,17 @@ def test_units_that_zeros_emptied_leave(answer, sprig, refused, tmp_path: Path) 
     weights = read_tensors(out / "model.safetensors")
     assert all(torch.equal(weights[n] != 0, m.bool()) for n, m in masks.items())
     assert "same-function" in {c.name for c in record.certificate.claims}
+    rows = {r["name"]: r for r in record.log if r["kind"] == "layer"}
+    wide = read_tensors(out / "trained.safetensors")
+    assert all(r["weights"] == wide[n].numel() for n, r in rows.items())
+    alive = {n: int(m.sum()) for n, m in masks.items()}
+    assert all(rows[n]["kept"] * wide[n].numel() == pytest.approx(alive[n]) for n in masks)
+    left = masks["fc1.weight"].shape[0]
+    assert rows["fc1.weight"]["rows"] - rows["fc1.weight"]["empty"] <= left < 300
+    this = next(r for r in record.log if r["kind"] == "sweep" and r.get("this"))
+    total = sum(wide[n].numel() for n in masks)
+    assert this["kept"] == pytest.approx(sum(alive.values()) / total)
+    assert this["kept"] <= 0.01
     assert record.certificate.passed
     assert sprig("verify", out, "--threads", 1).exit_code == 0
     tuned = tmp_path / "tuned"
@@ -113,6 +124,26 @@ def test_units_that_zeros_emptied_leave(answer, sprig, refused, tmp_path: Path) 
     assert all(bool((after[n][~m.bool()] == 0).all()) for n, m in masks.items())
     line = refused(*mlp, "--method", "group-lasso", "--remove-empty", "--out", tmp_path / "no")
     assert "--remove-empty is for methods on single weights" in line
+
+
+def test_zeros_inside_the_units_that_stay_are_stored_and_kept(answer, tmp_path: Path) -> None:
+    out = tmp_path / "sparse"
+    answer(
+        "train", *TINY, *SOME, "--method", "sparse-group-lasso", "--set", "strength=0.02", "--set",
+        "mix=0.9", "--macs", 0.5, "--out", out,
+    )  # fmt: skip
+    record = load_record(out)
+    assert record.certificate.passed
+    masks, weights = (read_tensors(out / f"{n}.safetensors") for n in ("masks", "model"))
+    assert all(torch.equal(weights[n] != 0, m.bool()) for n, m in masks.items())
+    assert any(not bool(m.all()) for m in masks.values())
+    assert read_compact(out)["conv1.weight"].equal(weights["conv1.weight"])
+    assert {"layer", "storage", "sweep"} <= {row["kind"] for row in record.log}
+    tuned = tmp_path / "tuned"
+    answer("finetune", out, "--epochs", 1, "--out", tuned, "--threads", 1)
+    after = read_tensors(tuned / "model.safetensors")
+    assert not torch.equal(after["conv1.weight"], weights["conv1.weight"])
+    assert all(bool((after[n][~m.bool()] == 0).all()) for n, m in masks.items())
 
 
 def test_a_model_without_groups_is_shrunk_by_weights_alone(sprig, refused, tmp_path: Path) -> None:

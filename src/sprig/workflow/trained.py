@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from sprig.core import certify
@@ -22,7 +21,9 @@ from sprig.core.store import sha256_file, sha256_model
 from sprig.core.types import Budget, Certificate, Graph
 from sprig.core.workbench import Workbench, silent
 from sprig.methods.penalties import views
+from sprig.methods.penalties.cut import narrowed, within
 from sprig.methods.penalties.empty import same_function, without_empty
+from sprig.methods.penalties.ends import share_of
 from sprig.methods.penalties.run import Shrunk
 from sprig.methods.penalties.storage import stored
 from sprig.training.evaluate import accuracy
@@ -86,19 +87,22 @@ def take_out_empty(found: Shrunk, graph: Graph, example: Example, *, seed: int =
     if not emptied.gone:
         note = "no unit is empty: the zeros are spread, and the network stays as large as it was"
         return replace(found, notes=(*found.notes, note))
-    keep = emptied.plan.masks(graph)
-    masks = dict(found.masks)
-    for slot in graph.slots:
-        if slot.tensor in masks:
-            stays = torch.from_numpy(slot.axis.keep(keep)).to(masks[slot.tensor].device)
-            masks[slot.tensor] = masks[slot.tensor].movedim(slot.dim, 0)[stays].movedim(0, slot.dim)
+    whole = within(found.whole, emptied.plan, graph)
     notes = list(found.notes)
     if emptied.stuck:
         notes.append(
             f"{emptied.stuck} units put out a constant that no consumer can take over (zero padding, or no bias); "
             "they stay"
         )
-    return replace(found, model=emptied.model, plan=emptied.plan, masks=masks, notes=tuple(notes))
+    return replace(
+        found,
+        model=emptied.model,
+        plan=emptied.plan,
+        masks=narrowed(found.masks, emptied.plan, graph),
+        whole=whole,
+        share=share_of(whole),
+        notes=tuple(notes),
+    )
 
 
 def log_of(
@@ -106,7 +110,7 @@ def log_of(
 ) -> tuple[Mapping[str, Any], ...]:
     """Every epoch, and what the report draws: survival, coefficients, other cuts (with `eval_data`), storage, ranks."""
     rows: list[dict[str, Any]] = [{"kind": "epoch", **row} for row in found.history]
-    rows += [{"kind": "layer", **row} for row in views.survival(found.masks)]
+    rows += [{"kind": "layer", **row} for row in views.survival(found.whole)]
     rows += [{"kind": "law", **row} for row in found.law]
     if eval_data is not None:
         judges = at_most(eval_data, JUDGED)
@@ -118,7 +122,7 @@ def log_of(
             rows += [{"kind": "sweep", **row} for row in views.sweep(found.again, judge)]
             rows.append({"kind": "sweep", "kept": 1.0, "quality": judge(found.trained)})
             rows.append(
-                {"kind": "sweep", "kept": share(found), "quality": judge(found.model), "this": True}
+                {"kind": "sweep", "kept": found.share, "quality": judge(found.model), "this": True}
             )
     args, kwargs = inputs_of(example)
     rows += [{"kind": "storage", **row} for row in stored(found.model, found.masks, args, kwargs)]
@@ -129,14 +133,4 @@ def log_of(
     return tuple(rows)
 
 
-def share(found: Shrunk) -> float:
-    """The share of weights, or of units, that stays."""
-    if found.masks:
-        total = sum(m.numel() for m in found.masks.values())
-        return sum(int(m.sum()) for m in found.masks.values()) / total
-    assert found.plan is not None
-    keep: Mapping[str, Any] = found.plan.keep
-    return sum(map(len, keep.values())) / sum(found.plan.sizes[name] for name in keep)
-
-
-__all__ = ["keep_cut", "log_of", "share", "take_out_empty"]
+__all__ = ["keep_cut", "log_of", "take_out_empty"]

@@ -16,7 +16,7 @@ from sprig.methods.penalties.cut import (
     positions,
 )
 from sprig.methods.penalties.gates import Gates
-from sprig.methods.penalties.group_lasso import GroupLasso
+from sprig.methods.penalties.group_lasso import GroupLasso, SparseGroupLasso
 from sprig.methods.penalties.halo import Halo
 from sprig.methods.penalties.increg import IncReg
 from sprig.methods.penalties.l1 import L1
@@ -153,7 +153,7 @@ def test_every_method_trains_and_ends_as_it_says(method, batches, graph):
     assert all(torch.isfinite(p).all() for p in found.model.parameters())
     if entry.groups:
         assert found.plan.method == method
-        assert not found.masks
+        assert entry.single or not found.masks
         size = sum(p.numel() for p in found.model.parameters())
         assert size == found.plan.cost["params"]
     else:
@@ -198,6 +198,31 @@ def test_interrupted_and_resumed_the_result_has_the_same_bits(method, batches, g
     assert all(torch.equal(m, rest.masks[n]) for n, m in whole.masks.items())
     for a, b in ((whole.trained, rest.trained), (whole.model, rest.model)):
         assert all(torch.equal(v, b.state_dict()[n]) for n, v in a.state_dict().items())
+
+
+def test_single_zeros_in_the_units_that_stay_are_masks(batches, graph):
+    found = train_and_cut(
+        net(),
+        batches,
+        method="sparse-group-lasso",
+        settings=SparseGroupLasso(strength=0.01, mix=0.7),
+        config=TrainConfig(epochs=6, lr=0.1),
+        cut=Cut(keep=0.6),
+        graph=graph,
+    )
+    small = dict(found.model.named_parameters())
+    wide = dict(found.trained.named_parameters())
+    assert set(found.masks) == set(found.whole) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    for name, mask in found.masks.items():
+        assert torch.equal(mask, small[name] != 0)
+        assert found.whole[name].shape == wide[name].shape
+        assert int(found.whole[name].sum()) == int(mask.sum())
+        assert bool((wide[name][found.whole[name]] != 0).all())
+    assert not all(bool(m.all()) for m in found.masks.values())
+    gone = sorted(set(range(16)) - set(found.plan.keep["0"]))
+    assert gone
+    assert not bool(found.whole["0.weight"][gone].any() | found.whole["2.weight"][:, gone].any())
+    assert found.share == pytest.approx(0.6, abs=0.02)  # of the units, as the sweep counts
 
 
 def test_slimming_a_network_with_norms_takes_its_channels(batches):

@@ -5,7 +5,7 @@ per layer; weights that are zero already never stay, and of equals at the thresh
 `sprig.shrink`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,33 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
+
+
+def within(masks: Mapping[str, Tensor], plan: Plan, graph: Graph) -> Masks:
+    """The same masks, with False for all that leaves with the units of a plan."""
+    out = {name: mask.clone() for name, mask in masks.items()}
+    for name, dim, stays in _sides(masks, plan, graph):
+        out[name].movedim(dim, 0)[~stays] = False
+    return out
+
+
+def narrowed(masks: Mapping[str, Tensor], plan: Plan, graph: Graph) -> Masks:
+    """The masks of the network that is smaller by a plan."""
+    out = dict(masks)
+    for name, dim, stays in _sides(masks, plan, graph):
+        out[name] = out[name].movedim(dim, 0)[stays].movedim(0, dim).contiguous()
+    return out
+
+
+def _sides(
+    masks: Mapping[str, Tensor], plan: Plan, graph: Graph
+) -> Iterator[tuple[str, int, Tensor]]:
+    """By tensor and dimension, what stays of those that units of the graph run along."""
+    keep = plan.masks(graph)
+    for slot in graph.slots:
+        if slot.tensor in masks:
+            stays = torch.from_numpy(slot.axis.keep(keep))
+            yield slot.tensor, slot.dim, stays.to(masks[slot.tensor].device)
 
 
 def positions(

@@ -20,6 +20,8 @@ from sprig.methods.penalties.cut import (
     keep_budget,
     keep_largest,
     keep_units,
+    narrowed,
+    within,
 )
 from sprig.methods.penalties.shelf import Shrinkage
 from sprig.methods.penalties.shrinker import Shrinker
@@ -56,7 +58,9 @@ class Shrunk:
     trained: nn.Module  # as training left it, before the cut
     history: tuple[Mapping[str, Any], ...]
     plan: Plan | None = None
-    masks: Masks = field(default_factory=dict)  # True for what stays
+    masks: Masks = field(default_factory=dict)  # of the model: True for weights that stay
+    whole: Masks = field(default_factory=dict)  # of the trained one: units that left are False, too
+    share: float = 1.0  # what stays: of the weights; of the units, where the method acts on units
     coefficients: Mapping[str, Tensor] = field(default_factory=dict)  # of methods that learn some
     notes: tuple[str, ...] = ()  # what could not be done, or did nothing
     law: tuple[Mapping[str, float], ...] = ()  # sizes and coefficients, see views.law
@@ -64,8 +68,8 @@ class Shrunk:
 
     @property
     def kept(self) -> dict[str, float]:
-        """Per masked tensor, the share of weights that stay."""
-        return {n: float(m.double().mean()) for n, m in self.masks.items()}
+        """Per masked tensor, as it was trained, the share of weights that stay."""
+        return {n: float(m.double().mean()) for n, m in self.whole.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +108,7 @@ class Ending:
         rank: tuple[Units, Tensor] | None = None,
         law: tuple[Mapping[str, float], ...] = (),
     ) -> Shrunk:
-        """A network without the units that leave."""
+        """A network without the units that leave; with masks where single weights in what stays are zero, too."""
         named = {"method": self.entry.name, "config": settings_of(self.settings)}
         plan = Plan(**{**vars(plan), **named})
         if all(len(kept) == plan.sizes[name] for name, kept in plan.keep.items()):
@@ -114,11 +118,21 @@ class Ending:
             assert rank is not None
             return self._cut(trained, self.plan(*rank, keep=keep), graph)
 
+        whole: Masks = {}
+        if self.entry.single and rank is not None:
+            parameters = dict(trained.named_parameters())
+            whole = within({n: parameters[n].detach() != 0 for n in rank[0].names}, plan, graph)
+        masks = narrowed(whole, plan, graph)
+        if all(bool(m.all()) for m in masks.values()):
+            whole, masks = {}, {}
         return Shrunk(
             model=self._cut(trained, plan, graph),
             trained=trained,
             history=tuple(history),
             plan=plan,
+            masks=masks,
+            whole=whole,
+            share=sum(map(len, plan.keep.values())) / sum(plan.sizes[n] for n in plan.keep),
             notes=tuple(self.notes),
             law=law,
             again=again if rank is not None else None,
@@ -155,6 +169,8 @@ class Ending:
             trained=record.model,
             history=record.history,
             masks=masks,
+            whole=masks,
+            share=share_of(masks),
             coefficients={} if shrinker is None else _coefficients(shrinker),
             notes=tuple(self.notes),
             law=() if shrinker is None else law(shrinker),
@@ -181,6 +197,11 @@ class Ending:
         if all(bool(m.all()) for m in masks.values()):
             self.notes.append("no weight is zero: nothing was cut; say how much is to stay")
         return masks
+
+
+def share_of(masks: Masks) -> float:
+    """The share of all masked weights that stays."""
+    return sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
 
 
 def renew(model: nn.Module, data: Any, seed: int) -> None:

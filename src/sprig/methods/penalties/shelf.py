@@ -35,6 +35,7 @@ class Shrinkage:
     kind: Kind = "weights"
     groups: bool = False  # acts on the graph's groups: ends in a plan and a smaller network
     relative: bool = True  # units of different groups are compared by size over their group's mean
+    single: bool = False  # of the units that stay, single weights become zero as well
 
     @property
     def ends(self) -> str:
@@ -61,7 +62,7 @@ PENALTIES: Mapping[str, Shrinkage] = MappingProxyType(
             Shrinkage("group-lasso", "whole units, over the graph's groups", GroupLasso, "Yuan and Lin 2006",
                       "units", True),
             Shrinkage("sparse-group-lasso", "whole units, and weights in what stays", SparseGroupLasso,
-                      "Simon et al. 2013", "units", True),
+                      "Simon et al. 2013", "units", True, single=True),
             Shrinkage("group-halo", "every unit learns how hard it is shrunk (ours)", GroupHalo,
                       "ours, after Seto et al. 2021", "units", True),
             Shrinkage("bn-slimming", "L1 on the scales of batch norms", BnSlimming,

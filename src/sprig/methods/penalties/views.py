@@ -27,7 +27,7 @@ LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def survival(masks: Mapping[str, Tensor]) -> list[Row]:
-    """Per masked tensor: the share of weights that stay, its rows, and how many rows are empty.
+    """Per masked tensor, as it was trained: the share of weights that stay, its rows, and how many rows are empty.
 
     >>> survival({"a": torch.tensor([[True, False], [False, False]])})
     [{'name': 'a', 'kept': 0.25, 'weights': 4, 'rows': 2, 'empty': 1}]
