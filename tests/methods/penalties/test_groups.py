@@ -113,6 +113,49 @@ def test_push_is_the_gradient_and_prox_beats_nearby_points(penalty, residual, ge
         assert bool(gone.all())
 
 
+class Streams(nn.Module):
+    """A stream behind three batch norms, inner channels behind one, and a last layer behind a group norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.first = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.up, self.inner = nn.ModuleList(), nn.ModuleList()
+        self.down, self.out = nn.ModuleList(), nn.ModuleList()
+        for _ in range(2):
+            self.up.append(nn.Conv2d(4, 6, 1))
+            self.inner.append(nn.BatchNorm2d(6))
+            self.down.append(nn.Conv2d(6, 4, 1))
+            self.out.append(nn.BatchNorm2d(4))
+        self.wide, self.other = nn.Conv2d(4, 8, 1), nn.GroupNorm(4, 8)
+        self.leave = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = F.relu(self.first(self.enter(x)))
+        for up, inner, down, out in zip(self.up, self.inner, self.down, self.out):
+            x = F.relu(x + out(down(F.relu(inner(up(x))))))
+        return self.leave(F.relu(self.other(self.wide(x))).mean((2, 3)))
+
+
+def test_slimming_favours_no_unit_for_the_number_of_its_norms():
+    torch.manual_seed(0)
+    net = Streams().eval()
+    graph = trace(net, (torch.randn(2, 1, 6, 6),))
+    penalty = BnSlimming()
+    units = penalty.members(graph, net, set(dict(net.named_parameters())))
+    norms = ("first", "inner.0", "inner.1", "out.0", "out.1")
+    assert set(units.names) == {f"{n}.weight" for n in norms}  # a group norm's scale is none
+    with torch.no_grad():
+        for norm in (net.first, *net.out):
+            norm.weight.copy_(torch.tensor([0.3, -0.3, 0.9, 0.9]))
+        for norm in net.inner:
+            norm.weight.copy_(torch.tensor([0.5, 0.5, -0.5, 0.5, 0.5, 0.2]))
+    parameters = dict(net.named_parameters())
+    scores = penalty.over(units).scores([parameters[n].detach() for n in units.names], {})
+    plan = keep_units(units, scores, keep=12 / 16, relative=False)
+    assert plan.keep["enter"] == (2, 3)  # 0.3, though three times: a sum of 0.9
+    assert plan.keep["up.0"] == plan.keep["up.1"] == (0, 1, 2, 3, 4)
+
+
 def test_group_halo_with_units_of_one_weight_is_halo():
     net = nn.Sequential(nn.Linear(1, 5, bias=False), nn.ReLU(), nn.Linear(5, 2)).eval()
     graph = trace(net, (torch.randn(2, 1),))
