@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sprig.core.cost import CostModel, cost, shares
+from sprig.core.cost import CostModel, cost, prices, shares
 from sprig.core.graph import build
 from sprig.core.types import Axis, CostTerm, Graph
 from sprig.testing import toys
@@ -28,6 +28,50 @@ def test_dense_costs_equal_a_recount(name: str) -> None:
         "params": parameters(net),
         "bytes": size(net),
     }
+
+
+@pytest.mark.parametrize("name", toys.names(error=False))
+def test_prices_of_all_weights_are_at_most_the_cost(name: str) -> None:
+    net, example = toys.make(name)
+    graph = build(net, example)
+    named = dict(net.named_parameters())
+    paid = sum(
+        float(p.sum()) * named[n].numel() / len(p) for n, p in prices(graph).items() if n in named
+    )
+    assert 0 < paid <= cost(graph)["macs"] * (1 + 1e-9)
+
+
+class Reader(nn.Module):
+    """Attention from few places to many, a recurrence and its projection, an einsum with a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.again = nn.LSTM(8, 6, batch_first=True)
+        self.narrow = nn.LSTM(6, 5, proj_size=3, batch_first=True)
+        self.mix = nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.attention(x[:, :2], x, x, need_weights=False)[0]
+        x = self.narrow(self.again(x)[0])[0]
+        return torch.einsum("btc,cd->btd", x, self.mix)
+
+
+def test_weights_of_attention_and_recurrent_layers_have_prices() -> None:
+    torch.manual_seed(0)
+    net, x = Reader().eval(), torch.randn(3, 7, 8)
+    graph = build(net, (x,))
+    found = prices(graph)
+    queries, others = 2, 7
+    fused = found["attention.in_proj_weight"]
+    assert fused.tolist() == [queries] * 8 + [others] * 16
+    for name in ("attention.out_proj.weight", "mix", *(
+        f"{m}.weight_{w}_l0" for m in ("again", "narrow") for w in ("ih", "hh")
+    ), "narrow.weight_hr_l0"):  # fmt: skip
+        assert set(found[name].tolist()) == {queries}, name
+    named = dict(net.named_parameters())
+    paid = sum(float(p.sum()) * named[n].numel() / len(p) for n, p in found.items())
+    assert paid == cost(graph)["macs"] - 2 * queries * others * 8  # attention's own two products
 
 
 def test_cost_is_per_sample_and_in_the_models_bytes() -> None:

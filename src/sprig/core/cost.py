@@ -20,6 +20,22 @@ def cost(graph: Graph, masks: Mapping[int, np.ndarray] | None = None) -> dict[st
     return {unit: round(value) for unit, value in total.items()}
 
 
+def prices(graph: Graph) -> dict[str, np.ndarray]:
+    """Multiply-adds of one sample per weight, by tensor, one number for all weights of a row.
+
+    What multiplies no weight (attention's own products) has no price: `cost` less all prices is what masks cannot save.
+    """
+    found: dict[str, np.ndarray] = {}
+    for term in graph.terms:
+        if term.unit == "macs" and term.weight:
+            shape = graph.shapes[term.weight]
+            start, stop = (0, shape[0]) if term.rows is None else term.rows
+            price = found.setdefault(term.weight, np.zeros(shape[0]))
+            whole = term.coefficient * float(np.prod([len(a) for a in term.axes]))
+            price[start:stop] += whole / ((stop - start) * float(np.prod(shape[1:])))
+    return found
+
+
 class CostModel:
     """Cost of one unit of account as a multilinear function of the numbers of kept units.
 

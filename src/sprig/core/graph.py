@@ -320,12 +320,25 @@ class _Builder:
                 axes_of.append(self.axis(note.in_labels))
             else:
                 coefficient *= note.per_group
-            terms.append(CostTerm("macs", coefficient, tuple(axes_of), note.node.name))
+            terms.append(
+                CostTerm(
+                    "macs", coefficient, tuple(axes_of), note.node.name, note.weight, note.rows
+                )
+            )
         for product in self.flow.products:
             axes_of = [self.axis(line) for line in product.lines]
             lengths = math.prod(len(a) for a in axes_of)
             terms.append(
-                CostTerm("macs", product.macs / lengths, tuple(axes_of), product.node.name)
+                CostTerm(
+                    "macs",
+                    product.macs / lengths,
+                    tuple(axes_of),
+                    product.node.name,
+                    product.weight,
+                )
             )
-        terms += [CostTerm("macs", macs, (), where) for where, macs in self.flow.fixed_macs]
+        terms += [
+            CostTerm("macs", macs, (), where, weight)
+            for where, macs, weight in self.flow.fixed_macs
+        ]
         return tuple(terms)

@@ -193,7 +193,10 @@ def together(
             seen.add(f"{term.unit} {where}")
             share = times if term.unit == "macs" else 1.0
             axes = tuple(under.axis(a) for a in term.axes)
-            terms.append(CostTerm(term.unit, term.coefficient * share, axes, where))
+            weight = under.tensor(term.weight) if term.weight else ""
+            terms.append(
+                CostTerm(term.unit, term.coefficient * share, axes, where, weight, term.rows)
+            )
     terms += _elsewhere(model, seen)
     answers = {p.name: p.output for p in pieces}
     terms.append(

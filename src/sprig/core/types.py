@@ -132,6 +132,8 @@ class CostTerm:
     coefficient: float
     axes: tuple[Axis, ...]
     where: str  # node or tensor
+    weight: str = ""  # of multiply-adds: the tensor whose entries are multiplied; empty: none's
+    rows: tuple[int, int] | None = None  # from and before which of its rows; None: all
 
 
 @dataclass(frozen=True)

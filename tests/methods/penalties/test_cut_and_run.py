@@ -109,6 +109,62 @@ def test_budgets_of_masks_are_met_by_what_is_not_zero(unit):
         keep_budget(model, weights, Budget(bytes=0.5))
 
 
+class Sentences(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.again, self.out = nn.GRU(8, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.out(self.again(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_budgets_of_masks_count_attention_and_recurrent_weights(per_layer):
+    torch.manual_seed(0)
+    places, model = 5, Sentences().eval()
+    x = torch.randn(3, places, 8)
+    found = train_and_cut(
+        model,
+        [(x, torch.arange(3))],
+        method="l1",
+        config=TrainConfig(epochs=1, lr=0.01),
+        cut=Cut(budget=Budget(macs=0.5), per_layer=per_layer),
+        example=(x,),
+    )
+    by_hand = {n: 1 if n == "out.weight" else places for n in found.masks}
+    products = 2 * places * places * 8  # of attention, which no mask makes fewer
+    dense = cost(trace(model, (x,)))["macs"]
+    assert dense == products + sum(by_hand[n] * m.numel() for n, m in found.masks.items())
+    spent = products + sum(by_hand[n] * int(m.sum()) for n, m in found.masks.items())
+    assert (0.42 if per_layer else 0.49) * dense < spent <= 0.5 * dense
+    shares = list(found.kept.values())
+    assert (max(shares) - min(shares) < 0.1) == per_layer
+    assert not any("no graph" in note for note in found.notes)
+
+
+class Odd(nn.Module):
+    """What no trace can follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(torch.relu(x) if bool(x.sum() > 0) else torch.relu(2 * x))
+
+
+def test_without_a_graph_multiply_adds_are_counted_on_layers_and_that_is_told(batches):
+    found = train_and_cut(
+        Odd(), batches, method="l1", config=TrainConfig(epochs=1, lr=0.01),
+        cut=Cut(budget=Budget(macs=0.5)), example=(batches[0][0],),
+    )  # fmt: skip
+    assert sum(int(m.sum()) for m in found.masks.values()) == (96 + 48) // 2
+    assert any("no graph of this model" in note for note in found.notes)
+
+
 def test_held_masks_stay_while_momentum_pulls(batches):
     model = net()
     weights = {n: p.detach() for n, p in model.named_parameters() if p.ndim > 1}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from sprig.core.ops.contraction import addmm, linear_transposed
+from sprig.core.ops.contraction import addmm, linear_transposed, multiplied
 from sprig.core.ops.flow import Flow, Labels, module_of
 from sprig.core.ops.notes import ProductNote
 from sprig.core.ops.pointwise import meet
@@ -48,7 +48,16 @@ class Side:
         return moved.reshape([next(sizes) if c in self.letters else 1 for c in letters])
 
 
-def contract(flow: Flow, node: fx.Node, a: Side, b: Side, out: str, size: dict[str, int]) -> Labels:
+def contract(
+    flow: Flow,
+    node: fx.Node,
+    a: Side,
+    b: Side,
+    out: str,
+    size: dict[str, int],
+    *,
+    weight: str = "",
+) -> Labels:
     """Labels of the product of two operands summed over the letters that are not in `out`."""
     summed = "".join(c for c in a.letters if c in b.letters and c not in out)
     shared = "".join(c for c in a.letters if c in b.letters and c in out)
@@ -79,7 +88,7 @@ def contract(flow: Flow, node: fx.Node, a: Side, b: Side, out: str, size: dict[s
     lines = [line for line in (result.reshape(-1), *lines) if len(line) > 1]
     if flow.counting:
         macs = math.prod(size[c] for c in dict.fromkeys(a.letters + b.letters)) / flow.batch
-        flow.products.append(ProductNote(node, macs, lines))
+        flow.products.append(ProductNote(node, macs, lines, weight))
     return flow.compact(result)
 
 
@@ -133,7 +142,8 @@ def _product(flow: Flow, node: fx.Node, x: Any, y: Any) -> Labels:
         shape = flow.shape(arg)
         letters = (names + last)[dims - len(shape) :]
         sides.append(_side(flow.labels(arg), letters, shape, size))
-    return contract(flow, node, sides[0], sides[1], names + "mn", _full(size, names + "mkn"))
+    full, weight = _full(size, names + "mkn"), multiplied(flow, (x, y))
+    return contract(flow, node, sides[0], sides[1], names + "mn", full, weight=weight)
 
 
 def _side(labels: Labels, letters: str, shape: tuple[int, ...], size: dict[str, int]) -> Side:
@@ -202,7 +212,8 @@ def einsum(flow: Flow, node: fx.Node) -> Any:
         _side(flow.labels(arg), letters, flow.shape(arg), size)
         for arg, letters in zip(operands, terms, strict=True)
     ]
-    return contract(flow, node, sides[0], sides[1], out, _full(size, "".join(terms)))
+    full, weight = _full(size, "".join(terms)), multiplied(flow, operands)
+    return contract(flow, node, sides[0], sides[1], out, full, weight=weight)
 
 
 ROWS = {

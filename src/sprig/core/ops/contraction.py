@@ -1,13 +1,16 @@
 """Rows for operations that contract over channels: they end labels and make fresh ones."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from torch import fx
 
-from sprig.core.ops.flow import Flow
+from sprig.core.ops.flow import Flow, op_name
 from sprig.core.ops.notes import ContractionNote, ProductNote
+
+LAID = frozenset("t transpose permute view reshape contiguous clone unsqueeze squeeze".split())
 
 
 def _pick(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
@@ -120,7 +123,7 @@ def _mixed(flow: Flow, node: fx.Node, labels: np.ndarray, tensors: list[str]) ->
         flow.pin(name, flow.shape(arg))  # type: ignore[arg-type]
     if flow.counting:
         macs = fixed_macs(node, flow) / flow.batch
-        flow.products.append(ProductNote(node, macs, [labels.reshape(-1)]))
+        flow.products.append(ProductNote(node, macs, [labels.reshape(-1)], tensors[0]))
     return labels
 
 
@@ -145,7 +148,7 @@ def linear_part(flow: Flow, node: fx.Node, x: Any, w: Any, b: Any) -> Any:
         flow.contractions.append(
             ContractionNote(
                 node, "linear", weight.tensor, None, np.zeros(ins, dtype=np.int64), rows, 1, ins,
-                positions, True,
+                positions, True, rows=(weight.start, weight.start + weight.count),
             )
         )  # fmt: skip
     return rows.reshape([1] * (len(shape) - 1) + [-1])
@@ -193,8 +196,21 @@ def _count(flow: Flow, node: fx.Node, result: Any) -> Any:
     if flow.counting:
         macs = fixed_macs(node, flow)
         if macs:
-            flow.fixed_macs.append((node.name, macs / flow.batch))
+            operands: Any = node.args[1] if "einsum" in str(node.target) else node.args
+            flow.fixed_macs.append((node.name, macs / flow.batch, multiplied(flow, operands)))
     return result
+
+
+def multiplied(flow: Flow, operands: Iterable[Any]) -> str:
+    """The one parameter of a product, seen through changes of its layout; empty where there is none, or two."""
+    found = []
+    for operand in operands:
+        arg = operand
+        while isinstance(arg, fx.Node) and arg not in flow.params and op_name(arg) in LAID:
+            arg = arg.args[0]
+        if isinstance(arg, fx.Node) and arg in flow.params and len(flow.shape(arg)) > 1:
+            found.append(flow.params[arg])
+    return found[0] if len(found) == 1 else ""
 
 
 def fixed_macs(node: fx.Node, flow: Flow) -> float:

@@ -81,7 +81,7 @@ class Flow:
     classes: Classes = field(default_factory=Classes)
     slots: list[SlotNote] = field(default_factory=list)
     contractions: list[ContractionNote] = field(default_factory=list)
-    fixed_macs: list[tuple[str, float]] = field(default_factory=list)
+    fixed_macs: list[tuple[str, float, str]] = field(default_factory=list)  # node, macs, weight
     frozen: list[Frozen] = field(default_factory=list)
     dims: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     notes: dict[tuple[str, int], SlotNote] = field(default_factory=dict)

@@ -37,6 +37,7 @@ class ContractionNote:
     argument: int = 0  # which argument of the node is the input
     extra: tuple[int, ...] = ()  # output_padding
     places: float | None = None  # output positions, where the cost counts input positions
+    rows: tuple[int, int] | None = None  # of the weight, where it is a part of a larger one
 
 
 @dataclass
@@ -46,6 +47,7 @@ class ProductNote:
     node: fx.Node
     macs: float
     lines: list[np.ndarray]
+    weight: str = ""  # the one factor that is a parameter, if one is
 
 
 @dataclass

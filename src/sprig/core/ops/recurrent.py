@@ -30,14 +30,17 @@ def recurrence(flow: Flow, node: fx.Node) -> Any:
     steps = math.prod(flow.shape(node.args[0])[:-1]) / flow.batch  # type: ignore[arg-type]
     if len(weights) > 4 and weights[4] is not None:  # the state is a projection of the cells
         if flow.counting:
-            macs = steps * (rows * states + math.prod(flow.shape(weights[4])))
-            flow.fixed_macs.append((node.name, macs))
+            for weight in (again, weights[4]):
+                macs = steps * math.prod(flow.shape(weight))
+                flow.fixed_macs.append((node.name, macs, flow.params.get(weight, "")))
         flow.freeze(line, node, "a recurrent layer with a projection keeps its features")
         return flow.none(node)
     hidden = _hidden(flow, node, line.reshape(-1, states))
     flow.dim(flow.params[again], 1, states, "consumer", hidden)
     if flow.counting:
-        flow.products.append(ProductNote(node, steps * rows * states, [hidden, hidden]))
+        flow.products.append(
+            ProductNote(node, steps * rows * states, [hidden, hidden], flow.params[again])
+        )
     return _results(flow, node, hidden)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sprig.core.allocate import targets
-from sprig.core.cost import cost
+from sprig.core.cost import cost, prices
 from sprig.core.errors import InputError
 from sprig.core.path import with_cost
 from sprig.core.plan import Plan
@@ -37,15 +37,35 @@ def keep_largest(weights: Mapping[str, Tensor], keep: float, *, per_layer: bool 
     return _above(weights, sizes, int(keep * sizes.numel() + 1e-9))
 
 
-def keep_within(weights: Mapping[str, Tensor], prices: Mapping[str, float], limit: float) -> Masks:
-    """The largest weights whose prices, per weight of each tensor, together stay within the limit."""
+def keep_within(
+    weights: Mapping[str, Tensor], price: Mapping[str, Tensor | float], limit: float
+) -> Masks:
+    """The largest weights whose prices, per weight or row of each tensor, together stay within the limit."""
     sizes = torch.cat([w.detach().abs().flatten() for w in weights.values()])
-    price = torch.cat(
-        [torch.full((w.numel(),), float(prices[n])).double() for n, w in weights.items()]
-    )
+    each = torch.cat([_each(price[n], w).flatten() for n, w in weights.items()])
     order = sizes.cpu().argsort(descending=True, stable=True)
-    within = int((price[order].cumsum(0) <= limit * (1 + 1e-12)).sum())
+    within = int((each[order].cumsum(0) <= limit * (1 + 1e-12)).sum())
     return _above(weights, sizes, within)
+
+
+def _each(price: Tensor | float, weight: Tensor) -> Tensor:
+    """The price of every weight of a tensor, given as one number or as one per row."""
+    given = torch.as_tensor(price, dtype=torch.float64)
+    return given.reshape(-1, *[1] * (weight.ndim - 1)).expand(weight.shape)
+
+
+def keep_evenly(
+    weights: Mapping[str, Tensor], price: Mapping[str, Tensor | float], limit: float
+) -> Masks:
+    """As `keep_within`, but the same share of every tensor."""
+    each = {n: _each(price[n], w) for n, w in weights.items()}
+    share = min(1.0, limit / max(1e-30, sum(float(e.sum()) for e in each.values())))
+    while True:  # again only where the rows of a tensor have different prices
+        masks = keep_largest(weights, share, per_layer=True)
+        paid = sum(float(e[masks[n].cpu()].sum()) for n, e in each.items())
+        if paid <= limit * (1 + 1e-12):
+            return masks
+        share *= 0.99
 
 
 def _above(weights: Mapping[str, Tensor], sizes: Tensor, count: int) -> Masks:
@@ -132,8 +152,13 @@ def keep_budget(
     *,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    graph: Graph | None = None,
+    per_layer: bool = False,
 ) -> Masks:
-    """Masks until the non-zero parameters, or the multiply-adds with non-zero weights, are within a budget."""
+    """Masks until the non-zero parameters, or the multiply-adds with non-zero weights, are within a budget.
+
+    Multiply-adds are those of the `graph`; without one, of convolutions and linear layers alone, counted on the inputs.
+    """
     named = {"params": budget.params, "macs": budget.macs}
     asked = {unit: value for unit, value in named.items() if value is not None}
     if len(asked) != 1 or budget.bytes or budget.latency or budget.latency_ms:
@@ -143,19 +168,22 @@ def keep_budget(
         )
     ((unit, value),) = asked.items()
     every = dict(model.named_parameters())
-    price = dict.fromkeys(every, 1.0)
+    price: dict[str, Tensor | float] = dict.fromkeys(every, 1.0)
     if unit == "macs":
-        used = positions(model, args, dict(kwargs or {}))
+        used: Mapping[str, Any] = (
+            positions(model, args, dict(kwargs or {})) if graph is None else prices(graph)
+        )
         price = {name: used.get(name, 0.0) for name in every}
-    dense = sum(price[n] * p.numel() for n, p in every.items())
-    fixed = sum(price[n] * p.numel() for n, p in every.items() if n not in weights)
+    paid = {n: float(_each(price[n], p).sum()) for n, p in every.items()}
+    dense = cost(graph)["macs"] if unit == "macs" and graph is not None else sum(paid.values())
+    fixed = dense - sum(paid[n] for n in weights)
     limit = value * dense if value <= 1 else value
     if limit <= fixed:
         raise InputError(
-            f"budget {unit}={limit:,.0f} is below what is not penalised and stays ({fixed:,.0f} of {dense:,.0f}); "
-            "exclude less, or allow more"
+            f"budget {unit}={limit:,.0f} is below what is not penalised, or multiplies no weight, and stays "
+            f"({fixed:,.0f} of {dense:,.0f}); exclude less, or allow more"
         )
-    return keep_within(weights, price, limit - fixed)
+    return (keep_evenly if per_layer else keep_within)(weights, price, limit - fixed)
 
 
 def keep_units(

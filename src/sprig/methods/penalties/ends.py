@@ -83,6 +83,7 @@ class Ending:
     example: Example | None
     seed: int
     notes: list[str]
+    graph: Graph | None = None  # that multiply-adds of masks are counted by
 
     def plan(self, units: Units, scores: Tensor, *, keep: float | None = None) -> Plan:
         """The units that stay, by their scores; `keep` in place of what the cut says."""
@@ -182,15 +183,18 @@ class Ending:
         if cut.keep is not None and cut.budget is not None:
             raise InputError("give keep= or a budget, not both")
         if cut.budget is not None:
-            args: tuple[Any, ...] = ()
-            kwargs: Mapping[str, Any] = {}
-            if cut.budget.macs is not None:
+            more: dict[str, Any] = {"graph": self.graph, "per_layer": cut.per_layer}
+            if cut.budget.macs is not None and self.graph is None:
                 if self.example is None:
                     raise InputError(
                         "a budget of multiply-adds is counted on an example; give example="
                     )
-                args, kwargs = inputs_of(self.example)
-            return keep_budget(model, weights, cut.budget, args=args, kwargs=kwargs)
+                more["args"], more["kwargs"] = inputs_of(self.example)
+                self.notes.append(
+                    "there is no graph of this model: its multiply-adds were counted on convolutions and linear "
+                    "layers alone, not in attention or recurrent layers"
+                )
+            return keep_budget(model, weights, cut.budget, **more)
         if cut.keep is not None:
             return keep_largest(weights, cut.keep, per_layer=cut.per_layer)
         masks = {n: w != 0 for n, w in weights.items()}

@@ -1,13 +1,14 @@
 """Train with a penalty, then cut, in one call: what `sprig train --method` does."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from sprig.core.errors import InputError
+from sprig.core.errors import InputError, TraceError
 from sprig.core.example import Example
 from sprig.core.tracing import trace
 from sprig.core.types import Graph
@@ -45,7 +46,7 @@ def train_and_cut(
     """Train a copy of `model` under a penalty of `PENALTIES`, then cut it once; nothing is retrained after the cut.
 
     `settings`: of the method, a record such as `Halo(xi=1e-4)`. `begin`, `ramp`: epochs before the penalty acts, and
-    over which it rises. `graph` or `example` are needed by methods on groups, `example` by a budget of multiply-adds.
+    over which it rises. `graph` or `example` are needed by methods on groups, and by a budget of multiply-adds.
 
     >>> import torch
     >>> data = [(torch.randn(8, 5), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]))]
@@ -80,8 +81,25 @@ def train_and_cut(
         "folder": folder,
         "resume": resume,
     }
+    if (
+        cut.budget is not None
+        and cut.budget.macs is not None
+        and graph is None
+        and example is not None
+    ):
+        with suppress(TraceError):  # without one, the ending counts what it can, and says so
+            graph = trace(model, example)
     notes: list[str] = []
-    ending = Ending(entry, settings, cut, data=data, example=example, seed=config.seed, notes=notes)
+    ending = Ending(
+        entry,
+        settings,
+        cut,
+        data=data,
+        example=example,
+        seed=config.seed,
+        notes=notes,
+        graph=graph,
+    )
     if entry.kind == "optimiser":
         return _by_optimiser(model, ending, scope, graph, hooks, options)
     shrinking = Shrinking(
