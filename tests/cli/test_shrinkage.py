@@ -24,6 +24,7 @@ def test_halo_ends_in_masks_and_finetuning_keeps_them(answer, tmp_path: Path) ->
     )  # fmt: skip
     epochs = [row for row in found["log"] if row["kind"] == "epoch"]
     assert {"zeros", "tiny", "penalty", "coefficient_median"} <= set(epochs[-1])
+    assert found["log"][0]["coefficient_lowest"] < 1  # the ramp is over after the first epoch
     masks = read_tensors(out / "masks.safetensors")
     weights = read_tensors(out / "model.safetensors")
     assert "fc.weight" not in masks
@@ -165,6 +166,8 @@ def test_a_model_without_groups_is_shrunk_by_weights_alone(sprig, refused, tmp_p
     result = sprig(*call, "--method", "l1", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output + repr(result.exception)
     assert "gives no groups of channels" in result.stderr
+    notes = [row["text"] for row in load_record(tmp_path / "run").log if row["kind"] == "note"]
+    assert any("gives no groups of channels" in text for text in notes)
     assert load_record(tmp_path / "run").after.macs == 64 * 16 + 160
     line = refused(*call, "--method", "group-lasso", "--out", tmp_path / "no")
     assert "take a method on single weights" in line
@@ -180,6 +183,87 @@ def test_options_that_make_no_sense_are_refused(refused, tmp_path: Path) -> None
     assert "give one of --keep" in refused(*call, "--method", "l1", "--keep", 0.5, "--macs", 0.5)
     assert "xii" in refused(*call, "--method", "halo", "--set", "xii=1")
     assert "fits no trainable parameter" in refused(*call, "--method", "l1", "--exclude", "zz*")
+    assert "fits no trainable parameter" in refused(*call, "--method", "gates", "--exclude", "zz*")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("grda", "--begin", 1), "knows no begin and no ramp"),
+        (("group-grda", "--ramp", 1), "knows no begin and no ramp"),
+        (("l1", "--begin", 2), "the penalty would never act"),
+        (("l1", "--begin", -1), "begin is -1.0"),
+        (("group-lasso", "--biases"), "leave out biases and norms"),
+        (("gates", "--norms"), "leave out biases and norms"),
+        (("l0", "--per-layer"), "decides itself what stays"),
+        (("gates", "--keep", 0.5), "decides itself what stays"),
+        (("l1", "--per-layer"), "but no share"),
+        (("increg", "--per-layer"), "but no share"),
+        (("halo", "--set", "mode=closed", "--set", "rate=3"), "rate is 3.0, which says nothing"),
+        (("sws", "--set", "mode=closed", "--set", "start=3"), "start is 3.0, which says nothing"),
+    ],
+    ids=str,
+)
+def test_options_that_would_do_nothing_are_refused(options, text, refused, tmp_path: Path) -> None:
+    out = tmp_path / "no"
+    assert text in refused("train", *TINY, *SOME, "--out", out, "--method", *options)
+    assert not out.exists()
+
+
+def test_each_option_does_what_it_says(answer, tmp_path: Path) -> None:
+    def shrunk(name: str, *options: object, keep: tuple[object, ...] = ("--keep", 0.3)):
+        out = tmp_path / name
+        call = (
+            "train",
+            *TINY,
+            *SOME,
+            "--method",
+            "l1",
+            "--set",
+            "mode=prox",
+            "--set",
+            "strength=0.03",
+        )
+        log = answer(*call, *keep, *options, "--out", out, "--no-report")["log"]
+        layers = {row["name"]: row["kept"] for row in log if row["kind"] == "layer"}
+        zeros = [row["zeros"] for row in log if row["kind"] == "epoch"]
+        return layers, zeros, read_tensors(out / "masks.safetensors")
+
+    layers, zeros, _ = shrunk("plain")
+    assert zeros[0] > 0
+    assert max(layers.values()) - min(layers.values()) > 0.1
+    assert not any("bias" in n or "bn" in n for n in layers)
+    assert shrunk("late", "--begin", 1)[1][0] == 0 < shrunk("later", "--begin", 1)[1][1]
+    assert 0 < shrunk("slow", "--ramp", 2)[1][0] < zeros[0]
+    assert "fc.bias" in shrunk("biases", "--biases")[0]
+    normed = shrunk("norms", "--norms")[0]
+    assert {"bn1.weight", "bn1.bias"} <= set(normed)
+    assert "fc.bias" not in normed
+    assert "conv1.weight" not in shrunk("first", "--no-first")[0]
+    budget = ("--params", 0.5)
+    one, _, masks = shrunk("params", keep=budget)
+    kept = sum(int(m.sum()) for m in masks.values())
+    total = load_record(tmp_path / "params").before.params
+    rest = total - sum(m.numel() for m in masks.values())
+    assert 0.45 * total < kept + rest <= 0.5 * total
+    for unit in ("--params", "--macs"):
+        even = shrunk(f"even{unit}", "--per-layer", keep=(unit, 0.5))[0]
+        assert (
+            max(even.values()) - min(even.values()) < 0.05 < max(one.values()) - min(one.values())
+        )
+
+
+@pytest.mark.parametrize("method", ["group-lasso", "gates", "l0"])
+def test_what_is_left_alone_stays_and_is_noted(method, answer, tmp_path: Path) -> None:
+    cut = () if method in ("gates", "l0") else ("--keep", 0.5)
+    found = answer(
+        "train", *TINY, *SOME, "--method", method, *cut, "--no-first", "--out", tmp_path / "run"
+    )
+    plan = load_record(tmp_path / "run").plan
+    assert "conv1" not in plan.keep
+    assert "layer1.0.conv1" in plan.keep
+    (note,) = [r["text"] for r in found["log"] if r["kind"] == "note" and "left alone" in r["text"]]
+    assert note.endswith("groups of channels were left alone: conv1 (conv1.weight is excluded)")
 
 
 def test_settings_of_the_methods_are_shown(sprig, answer) -> None:

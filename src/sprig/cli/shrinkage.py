@@ -34,12 +34,12 @@ class ShrinkOptions:
     params: str | None = option(
         None, "With --method: cut until so many parameters.", metavar="SIZE"
     )
-    per_layer: bool = option(False, "Cut the same share of every layer.")
+    per_layer: bool = option(False, "Keep the same share of every layer.")
     exclude: str | None = option(
         None, "Parameters to leave alone, by name or pattern.", metavar="NAME,..."
     )
-    biases: bool = option(False, "Shrink biases too.")
-    norms: bool = option(False, "Shrink scales and shifts of norms too.")
+    biases: bool = option(False, "Of single weights: shrink biases too.")
+    norms: bool = option(False, "Of single weights: shrink scales and shifts of norms too.")
     first: bool = option(True, "Shrink the first layer.")
     last: bool = option(True, "Shrink the last layer.")
     remove_empty: bool = option(
@@ -52,6 +52,7 @@ class ShrinkOptions:
 def plan_of(options: ShrinkOptions, assign: Sequence[str]) -> dict[str, Any] | None:
     """The keywords of `train_and_cut`; None for plain training, which takes none of these options."""
     from sprig.core.types import Budget
+    from sprig.methods.penalties.asked import refuse_idle
     from sprig.methods.penalties.run import Cut
     from sprig.methods.penalties.scope import Scope
     from sprig.methods.penalties.shelf import PENALTIES
@@ -78,9 +79,8 @@ def plan_of(options: ShrinkOptions, assign: Sequence[str]) -> dict[str, Any] | N
         )
     if limits and options.keep is not None:
         raise InputError("--keep beside a budget: give one of --keep, --macs, --params")
-    return {
-        "method": options.method,
-        "settings": settings(PENALTIES[options.method].config, assign, what=options.method),
+    entry = PENALTIES[options.method]
+    asked: dict[str, Any] = {
         "scope": Scope(
             biases=options.biases,
             norms=options.norms,
@@ -96,6 +96,9 @@ def plan_of(options: ShrinkOptions, assign: Sequence[str]) -> dict[str, Any] | N
         "begin": options.begin,
         "ramp": options.ramp,
     }
+    refuse_idle(entry, **asked)
+    chosen = settings(entry.config, assign, what=options.method)
+    return {"method": options.method, "settings": chosen, **asked}
 
 
 def traced(model: "nn.Module", example: Any, method: str | None) -> tuple[Any, str | None]:

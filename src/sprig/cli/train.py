@@ -1,6 +1,6 @@
 """Train a model into a run folder: plainly, a baseline to prune, or with --method, shrinking it on the way."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
@@ -103,6 +103,8 @@ def run(
                 curve=(),
                 log=tuple({"kind": "epoch", **row} for row in trained.history),
             )
+    if why is not None:
+        record = replace(record, log=(*record.log, {"kind": "note", "text": why}))
     for note in [why, *notes]:
         if note is not None:
             screen.note(f"note: {note}")

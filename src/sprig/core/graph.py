@@ -21,6 +21,8 @@ from sprig.core.ops.flow import Classes, Flow
 from sprig.core.ops.notes import ContractionNote
 from sprig.core.types import Axis, Consumer, CostTerm, Graph, Group, Norm, Number, Slot
 
+GIVEN_BACK = "the model gives it back as its output"
+
 
 def build(
     model: nn.Module,
@@ -99,7 +101,7 @@ def walk(program: torch.export.ExportedProgram, flow: Flow) -> None:
         elif node.op == "output":
             for arg in node.all_input_nodes:
                 if flow.is_tensor(arg):
-                    flow.freeze(flow.labels(arg), arg, "the model gives it back as its output")
+                    flow.freeze(flow.labels(arg), arg, GIVEN_BACK)
     flow.settle()
 
 

@@ -312,6 +312,38 @@ def test_notes_say_what_was_not_done(batches, graph):
     assert thin.kept["0.weight"] < 0.05
 
 
+class Mixed(nn.Module):
+    """Groups behind a batch norm, behind none, behind a norm over the channels, and one that may not be cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm = nn.Linear(6, 8), nn.BatchNorm1d(8)
+        self.b, self.c, self.over = nn.Linear(8, 10), nn.Linear(10, 12), nn.LayerNorm(12)
+        self.d, self.e = nn.Linear(12, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.a(x)))
+        x = self.over(torch.relu(self.c(torch.relu(self.b(x)))))
+        return self.e(torch.cumsum(self.d(x), dim=1))
+
+
+@pytest.mark.parametrize("method", ["bn-slimming", "gates", "l0", "group-lasso", "group-grda"])
+def test_groups_that_a_method_leaves_alone_are_noted(method, batches):
+    torch.manual_seed(0)
+    model = Mixed()
+    graph = trace(model.eval(), (batches[0][0],))
+    assert {g.name: g.reason is None for g in graph.groups}["d"] is False
+    found = train_and_cut(
+        model.train(), batches, method=method, config=TrainConfig(epochs=1, lr=0.01), graph=graph
+    )
+    (note,) = [text for text in found.notes if "left alone" in text]
+    assert "d (" in note
+    assert "cumsum" in note
+    assert ("b (no batch norm follows it)" in note) == (method == "bn-slimming")
+    assert ("a norm runs over its channels" in note) == (method in ("gates", "l0"))
+    assert "a" in found.plan.keep
+
+
 def test_calls_that_make_no_sense_are_refused(batches, graph):
     with pytest.raises(InputError, match="unknown method 'hallo'; known are halo, l1"):
         train_and_cut(net(), batches, method="hallo")

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from sprig.methods.penalties.listwise import State, check, check_mode, total
+from sprig.methods.penalties.listwise import State, check, check_mode, idle, total
 
 PULL = 0.1  # the largest pull on a weight, where no least coefficient is given
 NEWTON = 12  # steps; the function is convex and the start lies above its root
@@ -54,6 +54,7 @@ class Law(Protocol):
                 budget=(self.budget, plain, "0 without square in mode closed: there is no formula"),
                 psi=(self.psi, self.psi + self.decay > 0, "psi or decay above 0 in mode closed"),
             )
+            idle(self, "start", "rate", "momentum", where="in mode closed, which takes no steps")
 
     @property
     def least(self) -> float:

@@ -1,7 +1,7 @@
 """The end of a training with a penalty: the cut, and what came of it. Nothing is retrained here."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -25,7 +25,7 @@ from sprig.methods.penalties.cut import (
 )
 from sprig.methods.penalties.shelf import Shrinkage
 from sprig.methods.penalties.shrinker import Shrinker
-from sprig.methods.penalties.units import Units, units_of
+from sprig.methods.penalties.units import Units, left_alone, units_of
 from sprig.methods.penalties.views import law
 from sprig.training import TrainRecord, reestimate_batch_norm
 from sprig.training.loop import epoch_seed
@@ -98,6 +98,13 @@ class Ending:
             settings=settings_of(self.settings),
             seed=self.seed,
         )
+
+    def tell_left(self, acted: Collection[int], spared: Mapping[int, str], other: str = "") -> None:
+        """Note the groups that the method did not act on, with the reasons."""
+        assert self.graph is not None
+        note = left_alone(self.graph, acted, spared, other)
+        if note is not None:
+            self.notes.append(note)
 
     def smaller(
         self,

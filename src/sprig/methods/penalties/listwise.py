@@ -1,6 +1,7 @@
 """Operations on lists of tensors, fused over the list where torch can (foreach): the arithmetic of penalties."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -52,3 +53,11 @@ def check(**found: tuple[Any, bool, str]) -> None:
 def check_mode(mode: str, known: Sequence[str]) -> None:
     """Refuse an unknown mode."""
     check(mode=(mode, mode in known, " or ".join(known)))
+
+
+def idle(settings: Any, *names: str, where: str) -> None:
+    """Refuse settings that say nothing where they are, unless they are as by default."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in names and value != field.default:
+            raise InputError(f"{field.name} is {value!r}, which says nothing {where}; leave it out")

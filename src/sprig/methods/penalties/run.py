@@ -12,13 +12,14 @@ from sprig.core.errors import InputError, TraceError
 from sprig.core.example import Example
 from sprig.core.tracing import trace
 from sprig.core.types import Graph
+from sprig.methods.penalties.asked import refuse_idle
 from sprig.methods.penalties.ends import Cut, Ending, Shrunk, settings_of
-from sprig.methods.penalties.gating import fold
+from sprig.methods.penalties.gating import fold, gates_of
 from sprig.methods.penalties.grda import grda_for
 from sprig.methods.penalties.hook import Counting, Shrinking
 from sprig.methods.penalties.scope import Scope, penalised, wide
 from sprig.methods.penalties.shelf import PENALTIES
-from sprig.methods.penalties.units import units_of
+from sprig.methods.penalties.units import excluded, units_of, without
 from sprig.methods.penalties.views import law
 from sprig.training import Hook, TrainConfig, train
 
@@ -65,10 +66,7 @@ def train_and_cut(
         )
     config = TrainConfig() if config is None else config
     cut = Cut() if cut is None else cut
-    if entry.kind == "gates" and cut.asked:
-        raise InputError(
-            f"{method} decides itself what stays; leave out the cut, change its strength"
-        )
+    refuse_idle(entry, scope=scope, cut=cut, begin=begin, ramp=ramp, epochs=config.epochs)
     if entry.groups and graph is None:
         if example is None:
             raise InputError(
@@ -102,10 +100,15 @@ def train_and_cut(
     )
     if entry.kind == "optimiser":
         return _by_optimiser(model, ending, scope, graph, hooks, options)
+    start = model
+    if entry.kind == "gates":
+        assert graph is not None
+        spared = excluded(graph, model, set(penalised(model, wide(scope))))
+        start, scope = settings.gated(model, without(graph, spared)), None
+        ending.tell_left(set(map(int, gates_of(start))), spared, "a norm runs over its channels")
     shrinking = Shrinking(
         settings, scope=scope, graph=graph, begin=begin, ramp=ramp, tell=notes.append
     )
-    start = settings.gated(model, graph) if entry.kind == "gates" else model
     record = train(start, data, hooks=[shrinking, *hooks], **options)
     shrinker = shrinking.shrinker
     assert shrinker is not None
@@ -115,6 +118,8 @@ def train_and_cut(
         return ending.smaller(plain, plan, graph, record.history)
     if entry.kind == "units":
         assert graph is not None and shrinker.units is not None
+        spared = excluded(graph, model, set(penalised(model, wide(scope))))
+        ending.tell_left(set(shrinker.units.group.tolist()), spared, "no batch norm follows it")
         finished = getattr(shrinker.penalty, "finished", None)
         if finished is not None and not finished(shrinker.state):
             notes.append(
@@ -148,7 +153,9 @@ def _by_optimiser(
     if not ending.entry.groups:
         return ending.masked(record, names)
     assert graph is not None
-    units = units_of(graph, record.model, set(penalised(record.model, wide(scope))))
+    allowed = set(penalised(record.model, wide(scope)))
+    units = units_of(graph, record.model, allowed)
+    ending.tell_left(set(units.group.tolist()), excluded(graph, model, allowed))
     parameters = dict(record.model.named_parameters())
     norms = units.norms([parameters[n].detach() for n in units.names])
     rank = units, norms / units.counts.clamp_min(1).sqrt()

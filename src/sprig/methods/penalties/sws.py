@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sprig.methods.penalties.listwise import State, check, check_mode, soft, total
+from sprig.methods.penalties.listwise import State, check, check_mode, idle, soft, total
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Sws:
             rate=(self.rate, self.rate >= 0, "at least 0"),
             momentum=(self.momentum, 0 <= self.momentum < 1, "in [0, 1)"),
         )
+        if self.mode == "closed":
+            idle(self, "start", "rate", "momentum", where="in mode closed, which takes no steps")
 
     @property
     def pushes(self) -> bool:

@@ -5,15 +5,18 @@ shifts that follow it. These sets do not overlap, so a group penalty's prox is e
 no unit here: when everything that makes a channel is zero, what reads it gets zeros.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sprig.core.errors import InputError
+from sprig.core.graph import GIVEN_BACK
 from sprig.core.types import Graph, Slot
+
+SHOWN = 3  # names of groups told with a reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +86,8 @@ def units_of(
             "no group of this model may lose channels, so a penalty on groups has nothing to act on "
             f"({'; '.join(reasons[:3]) or 'no groups'}); take an unstructured one, e.g. halo"
         )
-    makers = [
-        s for s in graph.slots if s.role != "consumer" and s.tensor in graph_parameters(graph)
-    ]
-    for slot in makers:
-        if slot.tensor not in allowed:
-            free -= set(slot.axis.group.tolist())
+    free -= set(excluded(graph, model, allowed))
+    makers = _makers(graph)
     chosen: dict[str, Slot] = {}
     for slot in makers:
         if slot.tensor in parameters and free & set(slot.axis.group.tolist()):
@@ -121,6 +120,53 @@ def units_of(
         graph=graph,
     )
     return made.to(next(iter(parameters.values())).device)
+
+
+def _makers(graph: Graph) -> list[Slot]:
+    known = graph_parameters(graph)
+    return [s for s in graph.slots if s.role != "consumer" and s.tensor in known]
+
+
+def excluded(graph: Graph, model: nn.Module, allowed: Collection[str]) -> dict[int, str]:
+    """Groups that could lose channels but that a parameter makes which may not be touched, and why."""
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    free = {g.index for g in graph.prunable}
+    found: dict[int, str] = {}
+    for slot in _makers(graph):
+        if slot.tensor not in allowed:
+            why = f"{slot.tensor} is {'not trained' if slot.tensor in frozen else 'excluded'}"
+            for group in free & set(slot.axis.group.tolist()):
+                found.setdefault(group, why)
+    return found
+
+
+def without(graph: Graph, spared: Mapping[int, str]) -> Graph:
+    """The same graph, of which these groups may not lose channels."""
+    groups = [replace(g, reason=g.reason or spared.get(g.index)) for g in graph.groups]
+    return replace(graph, groups=tuple(groups))
+
+
+def left_alone(
+    graph: Graph, acted: Collection[int], spared: Mapping[int, str], other: str = ""
+) -> str | None:
+    """One sentence on the groups that a method did not act on, by reason; None if it acted on all.
+
+    What a model gives back as its output can never leave, and is not told.
+    """
+    groups = [g for g in graph.groups if not (g.reason or "").startswith(GIVEN_BACK)]
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        if group.index not in acted:
+            why = group.reason or spared.get(group.index) or other
+            found.setdefault(why, []).append(group.name)
+    if not found:
+        return None
+    parts = []
+    for why, names in found.items():
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        parts.append(f"{', '.join(names[:SHOWN])}{more} ({why})")
+    count = sum(map(len, found.values()))
+    return f"{count} of {len(groups)} groups of channels were left alone: {'; '.join(parts)}"
 
 
 def graph_parameters(graph: Graph) -> set[str]:
