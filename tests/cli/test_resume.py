@@ -1,5 +1,6 @@
 """Killed at any moment, `--resume` ends with the same hashes as an undisturbed run."""
 
+import json
 import os
 import random
 import signal
@@ -51,6 +52,33 @@ def test_train_killed_and_resumed(command, tmp_path: Path) -> None:
     assert killed_until_done(TRAIN, tmp_path / "torn", seconds=seconds) >= 1
     names = ("model.safetensors", "config.json", "metrics.jsonl")
     assert hashes(tmp_path / "torn", *names) == hashes(tmp_path / "whole", *names)
+
+
+@pytest.mark.flow
+@pytest.mark.parametrize("method", ["halo", "greg1", "gates", "group-grda"])
+def test_train_with_a_penalty_killed_and_resumed(method: str, command, tmp_path: Path) -> None:
+    shrink = {
+        "halo": ("--set", "xi=1e-3", "--keep", "0.3", "--ramp", "1"),
+        "greg1": ("--set", "every=1", "--set", "step=0.1", "--set", "hold=2", "--keep", "0.5"),
+        "gates": ("--no-first",),
+        "group-grda": ("--set", "c=0.02", "--set", "scale=one", "--macs", "0.5"),
+    }[method]
+    train = (*TRAIN, "--method", method, *shrink)
+    began = time.monotonic()
+    whole = command(*train, "--out", tmp_path / "whole")
+    seconds = time.monotonic() - began
+    assert whole.returncode == 0, whole.stderr
+    assert killed_until_done(train, tmp_path / "torn", seconds=seconds) >= 1
+    names = ["model.safetensors", "config.json"]
+    names.append("masks.safetensors" if method == "halo" else "plan.json")
+    assert hashes(tmp_path / "torn", *names) == hashes(tmp_path / "whole", *names)
+    logs = [
+        [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
+        for n in ("torn", "whole")
+    ]
+    epochs = [[row for row in log if row["kind"] == "epoch"] for log in logs]
+    assert len(epochs[0]) == 3
+    assert epochs[0] == epochs[1]  # the times of layers differ, these do not
 
 
 @pytest.mark.flow

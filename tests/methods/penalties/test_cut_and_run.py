@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sprig.core.cost import cost
-from sprig.core.errors import InputError
+from sprig.core.errors import InputError, StoreError
 from sprig.core.tracing import trace
 from sprig.core.types import Budget
 from sprig.methods.penalties.cut import (
@@ -16,11 +16,13 @@ from sprig.methods.penalties.cut import (
     positions,
 )
 from sprig.methods.penalties.gates import Gates
+from sprig.methods.penalties.grda import GroupGrda
 from sprig.methods.penalties.group_lasso import GroupLasso, SparseGroupLasso
 from sprig.methods.penalties.halo import Halo
 from sprig.methods.penalties.increg import IncReg
 from sprig.methods.penalties.l1 import L1
 from sprig.methods.penalties.run import Cut, train_and_cut
+from sprig.methods.penalties.scope import Scope
 from sprig.methods.penalties.shelf import PENALTIES
 from sprig.models.resnet_small import SmallResNet
 from sprig.training import FinetuneConfig, Moment, TrainConfig, finetune
@@ -223,7 +225,9 @@ def test_every_method_trains_and_ends_as_it_says(method, batches, graph):
     assert type(found.model) is type(net())
 
 
-@pytest.mark.parametrize("method", ["halo", "increg", "greg2", "gates", "l0", "group-halo"])
+@pytest.mark.parametrize(
+    "method", ["halo", "increg", "greg2", "gates", "l0", "group-halo", "grda", "group-grda"]
+)
 def test_interrupted_and_resumed_the_result_has_the_same_bits(method, batches, graph, tmp_path):
     entry = PENALTIES[method]
 
@@ -254,6 +258,30 @@ def test_interrupted_and_resumed_the_result_has_the_same_bits(method, batches, g
     assert all(torch.equal(m, rest.masks[n]) for n, m in whole.masks.items())
     for a, b in ((whole.trained, rest.trained), (whole.model, rest.model)):
         assert all(torch.equal(v, b.state_dict()[n]) for n, v in a.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "text"),
+    [
+        ({"method": "l1", "begin": 1}, {"method": "l1", "begin": 2}, "same begin and ramp"),
+        ({"method": "l1", "ramp": 1}, {"method": "l1"}, "same begin and ramp"),
+        ({"method": "l1"}, {"method": "l1", "settings": L1(strength=0.1)}, "same settings"),
+        ({"method": "l1"}, {"method": "l1", "scope": Scope(first=False)}, "same exclusions"),
+        ({"method": "l1"}, {"method": "halo"}, "same settings"),
+        ({"method": "group-grda"}, {"method": "group-grda", "settings": GroupGrda(scale="one")}, "same settings"),
+        ({"method": "group-grda"}, {"method": "group-grda", "scope": Scope(first=False)}, "same exclusions"),
+    ],
+)  # fmt: skip
+def test_a_training_is_resumed_as_it_was_begun(first, then, text, batches, graph, tmp_path):
+    def stop(moment, run):
+        if moment is Moment.STEP_OPENS and run.step == 9:  # in the second epoch
+            raise KeyboardInterrupt
+
+    same = {"config": TrainConfig(epochs=3, lr=0.01), "graph": graph, "folder": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        train_and_cut(net(), batches, hooks=[stop], **first, **same)
+    with pytest.raises(StoreError, match=text):
+        train_and_cut(net(), batches, resume=True, **then, **same)
 
 
 def test_single_zeros_in_the_units_that_stay_are_masks(batches, graph):

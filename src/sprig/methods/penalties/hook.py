@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from sprig.core.contracts import Penalty
-from sprig.core.errors import InputError
+from sprig.core.errors import InputError, StoreError
 from sprig.core.types import Graph
 from sprig.methods.penalties.scope import Scope
 from sprig.methods.penalties.shrinker import Ramp, Shrinker
@@ -80,10 +80,30 @@ class Shrinking:
 
 
 class Counting:
-    """A hook for optimisers that shrink by themselves: the share of zeros among these parameters, every epoch."""
+    """A hook for optimisers that shrink by themselves: the share of zeros among these parameters, every epoch.
 
-    def __init__(self, names: Collection[str]) -> None:
-        self.names = tuple(names)
+    `settings` go into checkpoints, so that a training is resumed with what it was begun with.
+    """
+
+    def __init__(self, names: Collection[str], settings: Any = None) -> None:
+        self.names, self.settings = tuple(names), repr(settings)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"settings": self.settings, "names": list(self.names)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """From the checkpoint, which must be of the same training."""
+        if state["settings"] != self.settings:
+            raise StoreError(
+                f"the saved training shrinks by {state['settings']}, this one by {self.settings}; resume with the same "
+                "settings"
+            )
+        if list(state["names"]) != list(self.names):
+            raise StoreError(
+                f"the saved training shrinks {len(state['names'])} parameters, this one {len(self.names)} or others; "
+                "resume with the same exclusions"
+            )
 
     def __call__(self, moment: Moment, run: Run) -> None:
         if moment is Moment.EPOCH_CLOSES:

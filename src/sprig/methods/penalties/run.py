@@ -145,7 +145,7 @@ def _by_optimiser(
         names = units_of(graph, model, set(penalised(model, wide(scope)))).names
     else:
         names = tuple(penalised(model, scope))
-    counting = [Counting(names), *hooks]
+    counting = [Counting(names, ending.settings), *hooks]
     record = train(model, ending.data, optimizer=make, hooks=counting, **options)
     ending.notes.append(
         "momentum and weight decay of the settings are not used: this optimiser has neither"

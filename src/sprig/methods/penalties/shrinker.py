@@ -245,6 +245,7 @@ class Shrinker:
         return {
             "penalty": settings,
             "names": list(self.names),
+            "ramp": [self.ramp.begin, self.ramp.length],
             "step": self.step,
             "state": self.state,
         }
@@ -259,6 +260,12 @@ class Shrinker:
             raise StoreError(
                 f"the saved penalty acts on {len(saved['names'])} parameters, this one on {len(self.names)} or on "
                 "others; resume with the same exclusions"
+            )
+        ramp = [self.ramp.begin, self.ramp.length]
+        if list(saved["ramp"]) != ramp:
+            raise StoreError(
+                "the saved penalty begins after {} steps and rises over {}, this one after {} and over {}; resume with "
+                "the same begin and ramp".format(*saved["ramp"], *ramp)
             )
         self.step = int(saved["step"])
         self.state = _like(saved["state"], self.state)
