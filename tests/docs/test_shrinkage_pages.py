@@ -132,7 +132,7 @@ def test_an_arm_without_retraining_renews_its_batch_norms(script, monkeypatch):
 
     x = torch.randn(64, 6) + 2
     net = found.Net(make, 0.05, 8, False, 0.0, ())
-    found.one(net, found.Trial(), 0, (x, torch.arange(64) % 3), None, 1)
+    found.one(net, found.Trial(), 0, (x, torch.arange(64) % 3), (None, None), 1)
     uncut, *cut = seen
     assert all(float((mean - uncut).abs().max()) > 0.1 for mean in cut)
     assert not torch.equal(cut[0], cut[-1])

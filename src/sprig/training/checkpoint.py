@@ -88,7 +88,13 @@ class Checkpoint:
             )
         check_fit(state["model"], state_of(run.model), what=str(self.path))
         run.model.load_state_dict(state["model"])
-        run.optimizer.load_state_dict(state["optimizer"])
+        try:
+            run.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise StoreError(
+                f"{self.path} belongs to another training: {error}; give the same settings to resume, or name another "
+                "folder"
+            ) from error
         _match_layout(run.optimizer)
         for hook, saved in zip(self.hooks, state["hooks"], strict=True):
             hook.load_state_dict(saved)  # type: ignore[attr-defined]
