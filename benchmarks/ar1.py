@@ -78,6 +78,16 @@ def main() -> None:
     print(text)
 
 
+def beside(mean: dict[str, list[float]], spread: dict[str, float]) -> str:
+    """Which means are as far from the earlier trial's as the seeds are from each other, and which are farther."""
+    gaps = {n: mean[n][0] - EXPECTED[n][0] for n in mean if n in EXPECTED}
+    far = [f"{n} ({gap:+.3f})" for n, gap in gaps.items() if abs(gap) > spread[n]]
+    return (
+        f"Beside the earlier trial (one design, one draw of each rule): {len(gaps) - len(far)} of {len(gaps)} means "
+        f"differ by no more than the range of the seeds, beyond it: {', '.join(far) or 'none'}."
+    )
+
+
 def page(
     args: argparse.Namespace,
     rows: dict[str, list[tuple[float, ...]]],
@@ -121,6 +131,8 @@ def page(
         "",
         f"Distributed picks lose at most {worst / best:.2%} of the exact rule's R2 in the mean (2% was asked for), "
         f"random ones {(best - mean['random'][0]) / best:.0%}.",
+        "",
+        beside(mean, spread),
         "",
         f"What is known about them, seed 0, {args.pairs} sets looked at for each ratio:",
         "",
