@@ -7,7 +7,7 @@ its form for groups, a reconstruction of sDprun (Li et al. 2021), of which no co
 
 c → c, mu → mu, v → "accumulator", g → the parameter group's "threshold", n → its "step", k → `scale`. No momentum and
 no weight decay: the theory has none. With c = 0 it is SGD, bit for bit. Sparsity follows from c, mu and the number of
-steps; it cannot be asked for.
+steps; it cannot be asked for. Sums of weights of less than 32 bits are kept in float32: small steps would be lost.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sprig.core.errors import InputError
 from sprig.core.types import Graph
 from sprig.methods.penalties.group_lasso import block_soft
+from sprig.methods.penalties.idle import FEW
 from sprig.methods.penalties.listwise import check
 from sprig.methods.penalties.scope import Scope, penalised, wide
 from sprig.methods.penalties.units import Units, units_of
@@ -114,7 +115,8 @@ class GRDA(torch.optim.Optimizer):
             for p in group["params"]:
                 state = self.state[p]
                 if "accumulator" not in state:
-                    state["accumulator"] = p.detach().clone()
+                    wide = torch.promote_types(p.dtype, torch.float32)
+                    state["accumulator"] = p.detach().to(wide, copy=True)
                 if p.grad is not None:
                     state["accumulator"].add_(p.grad, alpha=-lr)
                 sums.append(state["accumulator"])
@@ -125,6 +127,39 @@ class GRDA(torch.optim.Optimizer):
             if moved:
                 torch._foreach_copy_(group["params"], moved)
         return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From a checkpoint. The sums stay as they were saved: torch rounds them to the dtype of their weights."""
+        super().load_state_dict(state_dict)
+        numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for number, p in zip(numbers, parameters, strict=True):
+            saved = state_dict["state"].get(number, {}).get("accumulator")
+            if saved is not None:
+                self.state[p]["accumulator"] = saved.to(p.device, copy=True)
+
+    @torch.no_grad()
+    def idle(self, steps: int) -> str | None:
+        """Why its threshold can empty nothing in so many steps; None: it can."""
+        small = count = 0
+        highest = 0.0
+        for group in self.param_groups:
+            if group["c"] == 0 and len(self.param_groups) > 1:
+                continue  # trained by plain SGD
+            threshold = group["c"] * group["lr"] ** (0.5 + group["mu"]) * steps ** group["mu"]
+            sizes = [p.abs() for p in group["params"]]
+            if group["units"] and self._units is not None:
+                scale = self._units.counts.clamp_min(1).sqrt() if self._scale == "size" else 1.0
+                sizes = [self._units.norms(group["params"]) / scale]
+            small += sum(int((s < threshold).sum()) for s in sizes)
+            count += sum(s.numel() for s in sizes)
+            highest = max(highest, threshold)
+        if small >= FEW * count and count:
+            return None
+        return (
+            f"{type(self).__name__} does nothing with these settings: in {steps:,} steps its threshold comes to "
+            f"{highest:.1e}, above {small / max(count, 1):.1%} of the sizes as they are; raise c or mu, or train longer"
+        )
 
     def _blocks(self, sums: list[Tensor], threshold: float) -> list[Tensor]:
         assert self._units is not None

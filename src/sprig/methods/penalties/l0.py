@@ -4,9 +4,9 @@
     test:  gate = clip(sigmoid(log_alpha) (z - g) + g, 0, 1)
     value = strength sum_u sigmoid(log_alpha_u - b log(-g / z))             the chance that a gate is not zero
 
-b → 2/3, g → -0.1, z → 1.1, log_alpha in [log 0.01, log 100]. Noise is drawn from torch's global generator, as that of
-dropout.
-`rate` multiplies the learning rate of log_alpha (kept divided by its root).
+b → 2/3, g → -0.1, z → 1.1. log_alpha starts at log((1 - drop) / drop) plus normal noise of 0.01, and is put back into
+[log 0.01, log 100] after every step, so that at a bound both gradients go on. Noise of the gates is drawn from torch's
+global generator, as that of dropout. `rate` multiplies the learning rate of log_alpha (kept divided by its root).
 """
 
 import math
@@ -23,6 +23,8 @@ from sprig.methods.penalties.listwise import State, check
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 BOUND = math.log(100.0)
 SHIFT = BETA * math.log(-GAMMA / ZETA)
+SHUT = math.log(-GAMMA / ZETA)  # log_alpha below which a gate is zero when tested
+SPREAD = 0.01  # of the first log_alpha
 
 
 class HardConcrete(nn.Module):
@@ -32,11 +34,19 @@ class HardConcrete(nn.Module):
     [1.0, 1.0, 1.0]
     """
 
-    def __init__(self, units: int, *, drop: float = 0.5, rate: float = 1.0) -> None:
+    def __init__(
+        self,
+        units: int,
+        *,
+        drop: float = 0.5,
+        rate: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         self.root = math.sqrt(rate)
-        start = math.log((1 - drop) / drop) / self.root
-        self.log_alpha = nn.Parameter(torch.full((units,), start))
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        start = math.log((1 - drop) / drop) + SPREAD * torch.randn(units, generator=generator)
+        self.log_alpha = nn.Parameter(start / self.root)
         self.noise: Tensor | None = None
 
     def draw(self) -> None:
@@ -47,7 +57,7 @@ class HardConcrete(nn.Module):
         )
 
     def forward(self) -> Tensor:
-        log_alpha = (self.root * self.log_alpha).clamp(-BOUND, BOUND)
+        log_alpha = self.root * self.log_alpha
         if self.noise is None or not self.training:
             s = torch.sigmoid(log_alpha)
         else:
@@ -65,7 +75,7 @@ class L0:
     """
 
     strength: float = 1e-3  # price of a unit
-    drop: float = 0.1  # chance that a unit is dropped, at the start
+    drop: float = 0.5  # chance that a unit is dropped, at the start
     rate: float = 10.0  # learning rate of the gates, in those of the weights
 
     def __post_init__(self) -> None:
@@ -81,11 +91,16 @@ class L0:
 
     @property
     def proximal(self) -> bool:
-        return False
+        return True  # gates are held within their bounds
 
     def gated(self, model: nn.Module, graph: Graph) -> nn.Module:
         """A copy of the model with these gates."""
-        return install(model, graph, lambda n: HardConcrete(n, drop=self.drop, rate=self.rate))
+        generator = torch.Generator().manual_seed(0)
+
+        def make(units: int) -> HardConcrete:
+            return HardConcrete(units, drop=self.drop, rate=self.rate, generator=generator)
+
+        return install(model, graph, make)
 
     def gates(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters that the penalty acts on."""
@@ -97,20 +112,27 @@ class L0:
 
     def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
         root = math.sqrt(self.rate)
-        out = []
-        for w in weights:
-            alive = torch.sigmoid((root * w).clamp(-BOUND, BOUND) - SHIFT)
-            inside = (root * w).abs() <= BOUND
-            out.append(self.strength * root * alive * (1 - alive) * inside)
-        return out
+        alive = [torch.sigmoid(root * w - SHIFT) for w in weights]
+        return [self.strength * root * a * (1 - a) for a in alive]
 
     def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
-        return list(weights)
+        bound = BOUND / math.sqrt(self.rate)
+        return [w.clamp(-bound, bound) for w in weights]
 
     def advance(self, weights: Sequence[Tensor], state: State, *, lr: float) -> State:
         return state
 
     def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
         root = math.sqrt(self.rate)
-        each = [torch.sigmoid((root * w).clamp(-BOUND, BOUND) - SHIFT).sum() for w in weights]
+        each = [torch.sigmoid(root * w - SHIFT).sum() for w in weights]
         return self.strength * torch.stack(each).sum()
+
+    def reach(
+        self, weights: Sequence[Tensor], state: State, *, steps: float, lr: float, boost: float
+    ) -> float:
+        """How far log_alpha of a mean gate can fall, in shares of the way to where the gate is shut."""
+        root = math.sqrt(self.rate)
+        count = sum(w.numel() for w in weights)
+        pull = sum(float(p.sum()) for p in self.push(weights, state)) / count
+        way = root * sum(float(w.sum()) for w in weights) / count - SHUT
+        return steps * lr * boost * root * pull / way if way > 0 else 1.0
