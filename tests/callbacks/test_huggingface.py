@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 from safetensors.torch import load_model
+from transformers import TrainerCallback
 
 import sprig
 from sprig.callbacks import huggingface
@@ -185,6 +186,24 @@ def test_a_resumed_penalty_ends_with_the_same_bits(tmp_path: Path) -> None:
         resume_from_checkpoint=str(middle)
     )
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters()))
+
+
+def test_what_can_do_nothing_is_told_and_what_is_not_finite_never_saved(tmp_path: Path) -> None:
+    model = build(SPEC)
+    weak = huggingface.Shrinks(lambda m: Shrinker(m, Halo(xi=1e-6, psi=1e-6, mode="proximal")))
+    with pytest.warns(UserWarning, match="Halo does nothing with these settings: in 6 steps"):
+        trainer(model, tmp_path / "weak", [weak]).train()
+
+    class Poison(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 6:
+                callback.shrinker.state["coefficients"][0].fill_(float("inf"))
+
+    callback = halo()
+    job = trainer(model, tmp_path / "a", [Poison(), callback], save_strategy="epoch")
+    with pytest.raises(sprig.core.errors.DivergenceError, match="coefficients of"):
+        job.train()
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["checkpoint-3"]
 
 
 def test_single_weights_stay_masked(tmp_path: Path) -> None:

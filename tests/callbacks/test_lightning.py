@@ -62,9 +62,10 @@ def train(
 ) -> Any:
     data = torch.utils.data.TensorDataset(X, torch.arange(24) % 3)
     trainer = lightning.Trainer(
-        **{"max_epochs": 2, **more}, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
+        **{"max_epochs": 2, "enable_checkpointing": False, **more}, accelerator="cpu", devices=1, logger=False,
+        enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=str(folder), callbacks=callbacks,
-        enable_checkpointing=False, log_every_n_steps=1,
+        log_every_n_steps=1,
     )  # fmt: skip
     trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=8), ckpt_path=start)
     return trainer
@@ -192,6 +193,31 @@ def test_a_resumed_penalty_ends_with_the_same_bits(tmp_path: Path) -> None:
     for a, b in zip(callback.shrinker.state["velocity"], again.shrinker.state["velocity"]):
         assert torch.equal(a, b)
     assert not torch.equal(fresh.net[0].weight, whole.net[0].weight)  # type: ignore[index]
+
+
+def test_what_can_do_nothing_is_told(tmp_path: Path) -> None:
+    """With the length of this training, unless the penalty has one of its own."""
+    callback = Shrinks(lambda net: Shrinker(net, Halo(xi=1e-4, psi=1e-4)), network="net")
+    with pytest.warns(UserWarning, match="Halo does nothing with these settings: in 6 steps"):
+        train(lit(), tmp_path, [callback])
+    adam = Lit(net())  # with Adam
+    with pytest.warns(UserWarning, match="Adam divides a gradient by its size"):
+        train(adam, tmp_path, [halo("joint")])
+
+
+def test_what_is_not_finite_is_never_saved(tmp_path: Path) -> None:
+    class Poison(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 6:  # the last of the second epoch
+                callback.shrinker.state["coefficients"][0].fill_(float("inf"))
+
+    callback = halo("joint")
+    keep = lightning.callbacks.ModelCheckpoint(
+        dirpath=tmp_path / "kept", save_top_k=-1, filename="{epoch}"
+    )
+    with pytest.raises(sprig.core.errors.DivergenceError, match=r"coefficients of 0\.weight"):
+        train(lit(), tmp_path, [Poison(), callback, keep], enable_checkpointing=True)
+    assert [p.name for p in (tmp_path / "kept").iterdir()] == ["epoch=0.ckpt"]
 
 
 def test_single_weights_stay_masked_and_their_masks_are_resumed(tmp_path: Path) -> None:

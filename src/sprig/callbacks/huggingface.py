@@ -53,7 +53,8 @@ class Shrinks(TrainerCallback or object):  # type: ignore[misc]
     """A penalty at work in `trainer.train()`: attached to its optimizer, saved beside every checkpoint.
 
     `make` binds it to the model: `Shrinks(lambda model: Shrinker(model, Halo(mode="proximal")))`. When training is
-    resumed, its state is read from the checkpoint of that step in `output_dir`, or from the folder `resume`.
+    resumed, its state is read from the checkpoint of that step in `output_dir`, or from the folder `resume`. Warns
+    where the settings can do nothing in a training of this length; numbers that are not finite are never saved.
 
     Raises:
         InputError: transformers is not installed.
@@ -86,7 +87,19 @@ class Shrinks(TrainerCallback or object):  # type: ignore[misc]
                     "checkpoint as resume="
                 )
             self.shrinker.load_state_dict(load_tree(path))
+        if self.shrinker.total_steps is None and state.max_steps > 0:
+            self.shrinker.total_steps = state.max_steps
         self.shrinker.attach(getattr(optimizer, "optimizer", optimizer))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the Trainer saves: its own file of the model would hold what is not finite."""
+        if control.should_save:
+            self.shrinker.look()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """As after a step."""
+        if control.should_save:
+            self.shrinker.look()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:

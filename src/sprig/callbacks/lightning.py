@@ -1,5 +1,6 @@
 """Callbacks for Lightning's Trainer: a masked network stays masked while it trains; a penalty acts at every step."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,7 +66,8 @@ class Shrinks(Callback or object):  # type: ignore[misc]
     """A penalty at work in `trainer.fit`: bound when training starts, saved in every checkpoint, taken up from it.
 
     `make` binds it to the network: `Shrinks(lambda net: Shrinker(net, Halo()), network="net")`. Gradients get the
-    penalty's part before Lightning clips them.
+    penalty's part before Lightning clips them. Warns where its settings can do nothing in a training of this length;
+    numbers that are not finite are never saved.
 
     Raises:
         InputError: lightning is not installed, or training has several optimizers.
@@ -89,6 +91,10 @@ class Shrinks(Callback or object):  # type: ignore[misc]
         if self._saved is not None:
             self.shrinker.load_state_dict(self._saved)
         (optimizer,) = trainer.optimizers
+        steps = trainer.estimated_stepping_batches
+        if self.shrinker.total_steps is None and math.isfinite(steps):
+            self.shrinker.total_steps = int(steps)
+        self.shrinker.warn(optimizer)
         self._handle = optimizer.register_step_post_hook(self._after)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:

@@ -376,7 +376,8 @@ def test_an_excluded_layer_keeps_its_whole_group(residual):
         (lambda: IncReg(keep=0.0), "keep is 0.0"),
         (lambda: IncReg(curve=1.0), "curve is 1.0"),
         (lambda: GReg1(ratio=0.5), "ratio is 0.5"),
-        (lambda: GReg2(probe=0.0), "probe is 0.0"),
+        (lambda: GReg2(probe=-1.0), "probe is -1.0"),
+        (lambda: GReg2(kept=0.1), "kept is 0.1, expected at most 0"),
         (lambda: SparseGroupLasso(mix=2.0), "mix is 2.0"),
         (lambda: GroupHalo(mode="closed", psi=0.0), "psi or decay"),
         (lambda: BnSlimming(mode="x"), "mode is 'x'"),
@@ -422,7 +423,7 @@ OTHER = {
     "budget": (0.2, 2.0),
     "every": (1, 3),
     "hold": (7,),
-    "ratio": (1.3,),
+    "ratio": (1.05,),
 }
 
 

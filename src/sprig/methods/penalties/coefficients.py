@@ -6,11 +6,12 @@ xi r / l^2 + psi l + decay/2 l^2, times a multiplicity n that the step leaves ou
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from sprig.methods.penalties.idle import path
 from sprig.methods.penalties.listwise import State, check, check_mode, idle, total
 
 PULL = 0.1  # the largest pull on a weight, where no least coefficient is given
@@ -78,12 +79,35 @@ class Law(Protocol):
         first = [torch.full_like(like, self.start, requires_grad=False) for like in likes]
         return {"coefficients": first, "velocity": [torch.zeros_like(c) for c in first]}
 
-    def drift(self, *, steps: int, lr: float) -> float:
-        """How far a coefficient could move in so many steps, in shares of its start, going by its own part."""
-        if self.mode == "closed":
+    remedy: ClassVar[str] = (
+        "raise xi and psi, the rate of the coefficients or the weight decay on them"
+    )
+
+    def worn(self, size: float, *, steps: float, lr: float, boost: float) -> float:
+        """Share of this size that a weight loses in so many steps when only the penalty acts."""
+        if size == 0:
             return 1.0
-        slope = self.psi + self.decay * self.start
-        return steps * lr * self.rate / (1 - self.momentum) * slope / self.start
+        if self.mode == "closed":
+            passed = [float(best(torch.tensor(size, dtype=torch.float64), self))]
+        else:
+            passed = path(
+                lambda at: self._slope(at, size),
+                start=self.start,
+                least=self.least,
+                length=steps * lr * self.rate / (1 - self.momentum),
+            )
+        pull = self.xi * sum(at**-2 for at in passed) / len(passed)
+        return steps * lr * boost * pull / size
+
+    def _slope(self, at: float, size: float) -> float:
+        """Of the penalty in a coefficient, where all are alike."""
+        away = at - self.budget
+        own = self.psi
+        if self.square:
+            own *= 2 * away
+        elif self.budget > 0:
+            own *= (away > 0) - (away < 0)
+        return own + self.decay * at - 2 * self.xi * size / at**3
 
 
 def best(size: Tensor, law: Law) -> Tensor:

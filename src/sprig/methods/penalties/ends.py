@@ -120,7 +120,9 @@ class Ending:
         named = {"method": self.entry.name, "config": settings_of(self.settings)}
         plan = Plan(**{**vars(plan), **named})
         if all(len(kept) == plan.sizes[name] for name, kept in plan.keep.items()):
-            self.notes.append("no unit left: give a cut, raise the strength, or train longer")
+            self.notes.append(
+                "no unit was removed: give a cut, raise the strength, or train longer"
+            )
 
         def again(keep: float) -> nn.Module:
             assert rank is not None

@@ -142,6 +142,15 @@ class Gates:
             parts.append((found[found > 0] + SMALL).pow(self.power).sum())
         return self.strength * torch.stack(parts).sum()
 
-    def drift(self, *, steps: int, lr: float) -> float:
-        """Fresh gates are equal and feel no push, however strong: how far it could take one says nothing."""
-        return 1.0 if self.strength > 0 else 0.0
+    def reach(
+        self, weights: Sequence[Tensor], state: State, *, steps: float, lr: float, boost: float
+    ) -> float:
+        """How much a gate of half its fellows' size loses, in factors of e: equal gates feel no push at all."""
+        root = math.sqrt(self.rate)
+        probe = []
+        for alpha, beta in zip(weights[::2], weights[1::2]):
+            behind = torch.zeros_like(alpha)
+            behind[0] = -math.log(2) / root
+            probe += [behind, beta]
+        steepest = max(float(slope[0].abs()) for slope in self.push(probe, state)[::2])
+        return steps * lr * boost * root * steepest

@@ -2,24 +2,29 @@
 
 value = sum_u f_u / 2 |w_u|^2,  push = f_u w.  f_u → "factors", in the paper lambda; delta → step, tau → ceiling.
 
-greg1: the units with the smallest L1 size are chosen at the start; their factor grows by `step` every `every` steps
-to the ceiling, or until the mean size of the others is `ratio` times theirs; held for `hold` steps; they go.
+greg1: the units with the smallest L1 size are chosen when the penalty begins; their factor grows by `step` every
+`every` steps to the ceiling, or until the mean size of the others is `ratio` times theirs (a running mean: 0.9 of what
+it was, 0.1 of what it is). Where all groups are done growing it is held for `hold` steps; then all that was chosen
+goes.
 greg2: first the factor of all units grows by `probe` to `probe_ceiling`, so that sizes separate by the loss's curvature
-(w(f) = h w / (h + f)); then the smallest are chosen, and those that stay get -`step`, to undo their shrinking.
+(w(f) = h w / (h + f)); then the smallest are chosen, and those that stay get the factor `kept`, below zero, to undo
+their shrinking.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from sprig.methods.penalties.kinds import OnUnits
-from sprig.methods.penalties.listwise import State, check
+from sprig.methods.penalties.kinds import OnUnits, risen
+from sprig.methods.penalties.listwise import State, check, quartiles
 from sprig.methods.penalties.units import Units
 
 PROBE, GROW, HOLD, DONE = range(-1, 3)  # what a unit's group is in
+MEMORY = 0.9  # of the running mean of what stays over what leaves
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Growing(OnUnits, Protocol):
     ceiling: float = 1.0  # where growth ends
     ratio: float = 1000.0  # or when what stays is so many times larger
     hold: int = 10_000  # steps at the end, before removal
+    remedy: ClassVar[str] = "raise its step"
+    rest: ClassVar[str] = "what it had chosen by then is cut as it is"
 
     def __post_init__(self) -> None:
         check(
@@ -58,7 +65,8 @@ class Growing(OnUnits, Protocol):
             "factors": factors,
             "chosen": torch.zeros_like(factors, dtype=torch.bool),
             "phase": torch.full_like(factors, PROBE, dtype=torch.int64),  # of each unit's group
-            "since": torch.zeros_like(factors, dtype=torch.int64),  # the call when holding began
+            "ratios": torch.zeros_like(factors, dtype=torch.float64),  # of each unit's group
+            "since": -1,  # the call when all groups were done growing
             "calls": 0,
         }
 
@@ -84,25 +92,34 @@ class Growing(OnUnits, Protocol):
 
     def grow(self, weights: Sequence[Tensor], state: State, *, kept: float) -> None:
         """One step of growth; `kept`: the factor of what stays while the rest grows."""
-        units, chosen, phase = self.units, state["chosen"], state["phase"]
+        phase = state["phase"]
         if state["calls"] % self.every == 0:
             growing = phase == GROW
-            state["factors"][growing & chosen] += self.step
-            state["factors"][growing & ~chosen] = kept
-            means = units.sums(weights, torch.abs) / units.counts.to(weights[0].dtype).clamp_min(1)
-            for group in units.group[growing].unique().tolist():
-                mine = units.group == group
-                out, stay = mine & chosen, mine & ~chosen
-                full = not bool(out.any()) or (
-                    float(state["factors"][out].max()) >= self.ceiling * (1 - 1e-6)
-                )
-                if full or float(means[stay].mean()) > self.ratio * float(means[out].mean()):
+            state["factors"][growing & state["chosen"]] += self.step
+            state["factors"][growing & ~state["chosen"]] = kept
+            sizes = self.units.sums(weights, torch.abs).double() / self.units.counts.clamp_min(1)
+            for group in self.units.group[growing].unique().tolist():
+                mine = self.units.group == group
+                if self._grown(sizes, mine, state):
                     phase[mine] = HOLD
-                    state["since"][mine] = state["calls"]
-        over = (phase == HOLD) & (state["calls"] - state["since"] >= self.hold)
-        if bool(over.any()):
-            phase[over] = DONE
-            state["factors"][over] = 0.0
+        if state["since"] < 0 and bool((phase == HOLD).all()):
+            state["since"] = state["calls"]
+        if state["since"] >= 0 and state["calls"] - state["since"] >= self.hold:
+            phase.fill_(DONE)
+            state["factors"].zero_()
+
+    def _grown(self, sizes: Tensor, mine: Tensor, state: State) -> bool:
+        """Whether the factors of a group grow no further."""
+        out, stay = mine & state["chosen"], mine & ~state["chosen"]
+        if not bool(out.any()):
+            return True
+        ratio = float(sizes[stay].mean()) / max(float(sizes[out].mean()), 1e-30)
+        before = float(state["ratios"][out][0])
+        if before > 0:
+            ratio = MEMORY * before + (1 - MEMORY) * ratio
+        state["ratios"][mine] = ratio
+        full = float(state["factors"][out].max()) >= self.ceiling * (1 - 1e-6)
+        return full or ratio > self.ratio
 
     def scores(self, weights: Sequence[Tensor], state: State) -> Tensor:
         """L1 size; what is chosen to leave comes last."""
@@ -112,9 +129,18 @@ class Growing(OnUnits, Protocol):
         """Whether all that was chosen is removed."""
         return bool((state["phase"] == DONE).all())
 
-    def drift(self, *, steps: int, lr: float) -> float:
-        """How far a factor could come on its way to the ceiling."""
-        return steps / self.every * self.step / self.ceiling
+    def watched(self, weights: Sequence[Tensor], state: State) -> dict[str, float]:
+        """For the log: factors, and how many units are removed."""
+        gone = (state["phase"] == DONE) & state["chosen"]
+        return {**quartiles("factor", [state["factors"]]), "removed": int(gone.sum())}
+
+    def reach(
+        self, weights: Sequence[Tensor], state: State, *, steps: float, lr: float, boost: float
+    ) -> float:
+        """All where factors come to their ceiling, else what an L2 factor on its way takes off; 0 if all stays."""
+        if not bool(smallest(self.units, weights, self.keep).any()):
+            return 0.0
+        return risen(self, steps=steps, force=lr * boost)
 
 
 @dataclass(frozen=True)
@@ -147,12 +173,14 @@ class GReg2(Growing):
 
     probe: float = 1e-5  # growth of every factor before the choice
     probe_ceiling: float = 1e-2  # where that ends
+    kept: float = -1e-4  # factor of what stays, while the rest grows
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(
-            probe=(self.probe, self.probe > 0, "more than 0"),
+            probe=(self.probe, self.probe >= 0, "at least 0"),
             probe_ceiling=(self.probe_ceiling, self.probe_ceiling > 0, "more than 0"),
+            kept=(self.kept, self.kept <= 0, "at most 0"),
         )
 
     def init(self, weights: Sequence[Tensor]) -> State:
@@ -162,12 +190,23 @@ class GReg2(Growing):
     def advance(self, weights: Sequence[Tensor], state: State, *, lr: float) -> State:
         state["calls"] += 1
         if int(state["phase"][0]) != PROBE:
-            self.grow(weights, state, kept=-self.step)
+            self.grow(weights, state, kept=self.kept)
         elif state["calls"] % self.every == 0:
             state["factors"] += self.probe
             if float(state["factors"][0]) >= self.probe_ceiling * (1 - 1e-6):
                 self.choose(weights, state)
         return state
+
+    def reach(
+        self, weights: Sequence[Tensor], state: State, *, steps: float, lr: float, boost: float
+    ) -> float:
+        """As of GReg-1, after the probe."""
+        probing = self.probe_ceiling / self.probe * self.every if self.probe > 0 else math.inf
+        first = min(steps, probing)
+        worn = first * lr * boost * (first / self.every * self.probe) / 2
+        if first == steps:
+            return worn
+        return worn + super().reach(weights, state, steps=steps - first, lr=lr, boost=boost)
 
 
 @torch.no_grad()

@@ -76,3 +76,10 @@ class GroupHalo(Law, OnUnits):
         coefficients = self.coefficients(weights, state)
         pulled = (self._pull(weights, state) * self.units.norms(weights)).sum()
         return pulled + hyper_value(coefficients, self, self._counts(weights))
+
+    def reach(
+        self, weights: Sequence[Tensor], state: State, *, steps: float, lr: float, boost: float
+    ) -> float:
+        """What a unit of mean size can lose, in shares of it."""
+        mean = float(self.sizes(weights).mean())
+        return self.worn(mean, steps=steps, lr=lr, boost=boost)

@@ -70,3 +70,10 @@ class Halo(Law):
         coefficients = self.coefficients(weights, state)
         pulled = total([w.abs() / c.square() for w, c in zip(weights, coefficients)])
         return self.xi * pulled + hyper_value(coefficients, self)
+
+    def reach(
+        self, weights: Sequence[Tensor], state: State, *, steps: float, lr: float, boost: float
+    ) -> float:
+        """What a weight of mean size can lose, in shares of it."""
+        mean = float(total([w.abs() for w in weights])) / sum(w.numel() for w in weights)
+        return self.worn(mean, steps=steps, lr=lr, boost=boost)

@@ -1,11 +1,13 @@
 """A penalty in the loop of `sprig.training`: bound when the run opens, watched every epoch, saved with checkpoints."""
 
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from sprig.core.contracts import Penalty
 from sprig.core.errors import InputError, StoreError
 from sprig.core.types import Graph
+from sprig.methods.penalties.grda import GRDA
 from sprig.methods.penalties.scope import Scope
 from sprig.methods.penalties.shrinker import Ramp, Shrinker
 from sprig.training import Moment, Run
@@ -82,11 +84,18 @@ class Shrinking:
 class Counting:
     """A hook for optimisers that shrink by themselves: the share of zeros among these parameters, every epoch.
 
-    `settings` go into checkpoints, so that a training is resumed with what it was begun with.
+    `settings` go into checkpoints, so that a training is resumed with what it was begun with. `tell` gets a warning
+    where they can do nothing.
     """
 
-    def __init__(self, names: Collection[str], settings: Any = None) -> None:
-        self.names, self.settings = tuple(names), repr(settings)
+    def __init__(
+        self,
+        names: Collection[str],
+        settings: Any = None,
+        *,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self.names, self.settings, self.tell = tuple(names), repr(settings), tell
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -106,7 +115,13 @@ class Counting:
             )
 
     def __call__(self, moment: Moment, run: Run) -> None:
-        if moment is Moment.EPOCH_CLOSES:
+        if moment is Moment.RUN_OPENS and isinstance(run.optimizer, GRDA):
+            idle = run.optimizer.idle(run.total_steps)
+            if idle is not None and self.tell is not None:
+                self.tell(idle)
+            elif idle is not None:
+                warnings.warn(idle, stacklevel=2)
+        elif moment is Moment.EPOCH_CLOSES:
             parameters = dict(run.model.named_parameters())
             mine = [parameters[name].detach() for name in self.names]
             count = sum(w.numel() for w in mine)

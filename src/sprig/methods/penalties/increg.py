@@ -15,12 +15,13 @@ A departure: where a group has reached its target, the factors of what stays ret
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sprig.methods.penalties.kinds import OnUnits
-from sprig.methods.penalties.listwise import State, check
+from sprig.methods.penalties.kinds import OnUnits, risen
+from sprig.methods.penalties.listwise import State, check, quartiles
 
 
 def increment(rank: Tensor, target: int, *, step: float, curve: float) -> Tensor:
@@ -50,6 +51,8 @@ class IncReg(OnUnits):
     ceiling: float = 0.05  # a unit whose factor comes here is removed
     curve: float = 0.25  # increment at the centre, in shares of the largest
     every: int = 1  # steps between two updates
+    remedy: ClassVar[str] = "raise its step"
+    rest: ClassVar[str] = "units that it had not removed by then stay unless the cut takes them"
 
     def __post_init__(self) -> None:
         check(
@@ -136,6 +139,15 @@ class IncReg(OnUnits):
                 return False
         return True
 
-    def drift(self, *, steps: int, lr: float) -> float:
-        """How far a factor could come on its way to the ceiling."""
-        return steps / self.every * self.step / self.ceiling
+    def watched(self, weights: Sequence[Tensor], state: State) -> dict[str, float]:
+        """For the log: factors, and how many units are removed."""
+        removed = int(state["gone"].sum())
+        return {**quartiles("factor", [state["factors"][~state["gone"]]]), "removed": removed}
+
+    def reach(
+        self, weights: Sequence[Tensor], state: State, *, steps: float, lr: float, boost: float
+    ) -> float:
+        """All where a factor comes to its ceiling, else what it takes off on its way; 0 if all stays."""
+        if not any(self.targets(n) for n in self.units.group.bincount().tolist() if n):
+            return 0.0
+        return risen(self, steps=steps, force=lr * boost)

@@ -55,3 +55,20 @@ class OnUnits(Protocol):
     def over(self: Self, units: Units) -> Self:
         """The same penalty on these units."""
         return replace(self, units=units)
+
+
+class Rising(Protocol):
+    """A factor on its way up."""
+
+    @property
+    def step(self) -> float: ...
+    @property
+    def every(self) -> int: ...
+    @property
+    def ceiling(self) -> float: ...
+
+
+def risen(rising: Rising, *, steps: float, force: float) -> float:
+    """1 where a factor comes to its ceiling in so many steps; else the share that it takes off a weight until then."""
+    top = steps / rising.every * rising.step
+    return 1.0 if top >= rising.ceiling * (1 - 1e-6) else steps * force * top / 2

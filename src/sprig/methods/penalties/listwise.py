@@ -40,6 +40,19 @@ def least(
     return torch.copysign(best, weight)
 
 
+def quartiles(name: str, values: Sequence[Tensor]) -> dict[str, float]:
+    """Lowest, median and highest of all entries, for a log.
+
+    >>> quartiles("x", [torch.tensor([3.0, 1.0]), torch.tensor([2.0])])
+    {'x_lowest': 1.0, 'x_median': 2.0, 'x_highest': 3.0}
+    """
+    ordered = torch.cat([v.flatten() for v in values]).sort().values
+    if not len(ordered):
+        return {}
+    at = {"lowest": 0, "median": len(ordered) // 2, "highest": len(ordered) - 1}
+    return {f"{name}_{which}": float(ordered[i]) for which, i in at.items()}
+
+
 def check(**found: tuple[Any, bool, str]) -> None:
     """Refuse a setting: name=(value, whether it is fine, what was expected).
 

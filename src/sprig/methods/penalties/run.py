@@ -120,11 +120,11 @@ def train_and_cut(
         assert graph is not None and shrinker.units is not None
         spared = excluded(graph, model, set(penalised(model, wide(scope))))
         ending.tell_left(set(shrinker.units.group.tolist()), spared, "no batch norm follows it")
-        finished = getattr(shrinker.penalty, "finished", None)
-        if finished is not None and not finished(shrinker.state):
+        bound: Any = shrinker.penalty
+        if hasattr(bound, "finished") and not bound.finished(shrinker.state):
             notes.append(
                 f"{method} had not come to its end when the training did: train longer, or let its factors grow "
-                "faster; what was on its way out is cut as it is"
+                f"faster; {bound.rest}"
             )
         rank = shrinker.units, shrinker.scores()
         plan = ending.plan(*rank)
@@ -145,7 +145,7 @@ def _by_optimiser(
         names = units_of(graph, model, set(penalised(model, wide(scope)))).names
     else:
         names = tuple(penalised(model, scope))
-    counting = [Counting(names, ending.settings), *hooks]
+    counting = [Counting(names, ending.settings, tell=ending.notes.append), *hooks]
     record = train(model, ending.data, optimizer=make, hooks=counting, **options)
     ending.notes.append(
         "momentum and weight decay of the settings are not used: this optimiser has neither"

@@ -6,8 +6,7 @@
 
 Momentum m makes a gradient count 1 / (1 - m) times, so thresholds are taken with that much more: then "push" and
 "prox" of the same penalty rest at the same weights. What clips gradients before the step leaves the penalty whole.
-Under Adam a push is normalised away with the rest of the
-gradient: there, take a mode with a prox.
+Under Adam a push is normalised away with the rest of the gradient: there, take a mode with a prox (a warning says so).
 """
 
 import warnings
@@ -22,12 +21,10 @@ from sprig.core.contracts import Penalty
 from sprig.core.errors import DivergenceError, InputError, StoreError
 from sprig.core.types import Graph
 from sprig.methods.penalties.gating import live_share
-from sprig.methods.penalties.listwise import check
+from sprig.methods.penalties.idle import LONG, highest_rate, normalised, why_idle
+from sprig.methods.penalties.listwise import check, quartiles
 from sprig.methods.penalties.scope import Scope, penalised, wide
 from sprig.methods.penalties.units import Units
-
-LONG = 100_000  # steps that a training of unknown length is taken to have
-IDLE = 0.01  # share of its size that a weight, or a coefficient, must be able to move
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,17 @@ class Ramp:
         if step < self.begin:
             return 0.0
         return 1.0 if not self.length else min(1.0, (step - self.begin + 1) / self.length)
+
+    def whole(self, steps: int) -> float:
+        """How many steps at full strength the factors of so many steps come to.
+
+        >>> Ramp(begin=10, length=4).whole(16)
+        4.5
+        """
+        acting = max(0, steps - self.begin)
+        rising = min(acting, self.length)
+        share = rising * (rising + 1) / (2 * self.length) if rising else 0.0
+        return share + acting - rising
 
 
 class Shrinker:
@@ -108,16 +116,10 @@ class Shrinker:
     def attach(
         self, optimizer: torch.optim.Optimizer, *, tell: Callable[[str], None] | None = None
     ) -> "Shrinker":
-        """Act at every `optimizer.step()` from now on; warns (or tells) where the settings can do nothing."""
+        """Act at every `optimizer.step()` from now on; warns (or tells) as `warn` does."""
         if self._handles:
             raise InputError("this penalty is attached already; detach it first")
-        lr, boost = self.rate(optimizer)
-        idle = self.idle(lr=lr, boost=boost)
-        if idle is not None:
-            if tell is not None:
-                tell(idle)
-            else:
-                warnings.warn(idle, stacklevel=2)
+        self.warn(optimizer, tell=tell)
 
         def before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
             if any(callable(given) for given in (*args[1:], *kwargs.values())):
@@ -137,6 +139,25 @@ class Shrinker:
         ]
         return self
 
+    def warn(
+        self, optimizer: torch.optim.Optimizer, *, tell: Callable[[str], None] | None = None
+    ) -> None:
+        """Warn (or tell) where the settings can do nothing, or where this optimiser takes the effect from them."""
+        _, boost = self.rate(optimizer)
+        mine = {id(w) for w in self.weights}
+        lr = max(
+            highest_rate(g)
+            for g in optimizer.param_groups
+            if any(id(p) in mine for p in g["params"])
+        )
+        # the length of a step of such an optimiser says nothing about pulls
+        found = normalised(self.penalty, optimizer) or self.idle(lr=lr, boost=boost)
+        if found is not None:
+            if tell is not None:
+                tell(found)
+            else:
+                warnings.warn(found, stacklevel=3)
+
     def detach(self) -> None:
         """Let the optimiser go; the state stays."""
         for handle in self._handles:
@@ -149,6 +170,8 @@ class Shrinker:
         factor = self.ramp.at(self.step)
         if factor == 0.0:
             return
+        if self.step == self.ramp.begin > 0:  # what it takes from the weights, it takes from these
+            self.state = self.penalty.init([w.detach() for w in self.weights])
         if self.penalty.pushes:
             pushes = self.penalty.push(self.weights, self.state)
             pairs = [(w.grad, p) for w, p in zip(self.weights, pushes) if w.grad is not None]
@@ -168,42 +191,42 @@ class Shrinker:
         if self.watch and self.step % self.watch == 0:
             self.look()
 
+    @torch.no_grad()
     def look(self) -> None:
-        """Raise at the first weight or coefficient that is not finite."""
-        sizes = torch.stack(torch._foreach_norm(self.weights))
-        if bool(torch.isfinite(sizes).all()):
+        """Raise at the first weight, or number of the penalty's state, that is not finite."""
+        named = [*zip(self.names, self.weights), *self._numbers()]
+        sizes = torch._foreach_norm([t for _, t in named], torch.inf)
+        broken = ~torch.stack([torch.isfinite(s) for s in sizes])
+        if not bool(broken.any()):
             return
-        name = self.names[int((~torch.isfinite(sizes)).nonzero()[0])]
+        name = named[int(broken.nonzero()[0])][0]
         raise DivergenceError(
             f"training with {type(self.penalty).__name__} diverged by step {self.step}: {name} is not finite; lower "
             "the learning rate, weaken the penalty (its strength, or the rate of its coefficients) or let it rise over "
-            "more steps; the last checkpoint is intact"
+            "more steps; checkpoints that hold this penalty's state are from before, and intact"
         )
+
+    def _numbers(self) -> list[tuple[str, Tensor]]:
+        """The floating-point tensors of the state, by name."""
+        found = []
+        for key, value in self.state.items():
+            if isinstance(value, Tensor):
+                found.append((key, value))
+            elif isinstance(value, list) and len(value) == len(self.names):
+                found += [(f"{key} of {name}", v) for name, v in zip(self.names, value)]
+            elif isinstance(value, list):
+                found += [(key, v) for v in value if isinstance(v, Tensor)]
+        return [(n, t) for n, t in found if t.is_floating_point() and t.numel()]
 
     @torch.no_grad()
     def value(self) -> float:
         """What the penalty adds to the loss now."""
         return float(self.penalty.value(self.weights, self.state))
 
-    @torch.no_grad()
     def idle(self, *, lr: float, boost: float = 1.0) -> str | None:
         """Why these settings can do nothing in this training; None: they can do something."""
-        steps = LONG if self.total_steps is None else self.total_steps
-        if not self.penalty.pushes and not self.penalty.proximal:
-            return None
-        drift = getattr(self.penalty, "drift", None)
-        moved = 0.0 if drift is None else drift(steps=steps, lr=lr)
-        pull = sum(float(p.abs().sum()) for p in self.penalty.push(self.weights, self.state))
-        size = sum(float(w.abs().sum()) for w in self.weights)
-        reach = steps * lr * boost * pull / max(size, 1e-30)
-        if moved >= IDLE or reach >= IDLE:
-            return None
-        told = "" if drift is None else f" and its coefficients by {moved:.1e} of their start"
-        return (
-            f"{type(self.penalty).__name__} does nothing with these settings: in {steps:,} steps at learning rate "
-            f"{lr:g} it can move weights by {reach:.1e} of their size{told}; raise its strength"
-            + (", the rate of its coefficients or the weight decay on them" if drift else "")
-        )
+        steps = self.ramp.whole(LONG if self.total_steps is None else self.total_steps)
+        return why_idle(self.penalty, self.weights, self.state, steps=steps, lr=lr, boost=boost)
 
     def scores(self) -> Tensor:
         """What every unit is worth at the cut: the penalty's own measure, or the root mean square of its weights."""
@@ -216,7 +239,7 @@ class Shrinker:
 
     @torch.no_grad()
     def statistics(self) -> dict[str, float]:
-        """What to watch: share of zeros and of tiny weights, quartiles of the coefficients, what is at work."""
+        """What to watch: share of zeros and of tiny weights, range of the coefficients, what is at work."""
         if hasattr(self.penalty, "gates"):
             return {"penalty": self.value(), "live": live_share(self.model)}
         count = sum(w.numel() for w in self.weights)
@@ -230,17 +253,15 @@ class Shrinker:
                 int((self.units.norms(self.weights) == 0).sum()) / self.units.total
             )
         if hasattr(self.penalty, "coefficients"):
-            every = torch.cat(
-                [c.flatten() for c in self.penalty.coefficients(self.weights, self.state)]
-            )
-            middle, high = every.numel() // 2, every.numel() - 1
-            ordered = every.sort().values
-            for name, at in (("lowest", 0), ("median", middle), ("highest", high)):
-                found[f"coefficient_{name}"] = float(ordered[at])
+            every = self.penalty.coefficients(self.weights, self.state)
+            found |= quartiles("coefficient", every)
+        if hasattr(self.penalty, "watched"):
+            found |= self.penalty.watched(self.weights, self.state)
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a checkpoint must hold, beside weights and optimiser."""
+        """All that a checkpoint must hold, beside weights and optimiser; raises where training has diverged."""
+        self.look()
         settings = repr(self.penalty)
         return {
             "penalty": settings,

@@ -6,11 +6,12 @@ value = xi / lambda^2 sum |w| + psi lambda^2;  at the best lambda, (xi sum |w| /
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from sprig.methods.penalties.idle import path
 from sprig.methods.penalties.listwise import State, check, check_mode, idle, soft, total
 
 
@@ -30,6 +31,7 @@ class Sws:
     rate: float = 1.0  # learning rate of the coefficient, in those of the weights
     momentum: float = 0.9  # of the coefficient
     mode: Literal["joint", "closed", "proximal"] = "joint"  # lambda by descent or by its formula
+    remedy: ClassVar[str] = "raise xi and psi, or the rate of the coefficient"
 
     def __post_init__(self) -> None:
         check_mode(self.mode, ("joint", "closed", "proximal"))
@@ -93,8 +95,25 @@ class Sws:
         here = self.coefficient(weights, state).square()
         return self.xi / here * total([w.abs() for w in weights]) + self.psi * here
 
-    def drift(self, *, steps: int, lr: float) -> float:
-        """How far the coefficient could move in so many steps, in shares of its start, going by its own part."""
-        if self.mode == "closed":
+    def watched(self, weights: Sequence[Tensor], state: State) -> dict[str, float]:
+        """For the log: the coefficient."""
+        return {"coefficient": float(self.coefficient(weights, state))}
+
+    def reach(
+        self, weights: Sequence[Tensor], state: State, *, steps: float, lr: float, boost: float
+    ) -> float:
+        """What a weight of mean size can lose, in shares of it."""
+        size = float(total([w.abs() for w in weights]))
+        if size == 0:
             return 1.0
-        return steps * lr * self.rate / (1 - self.momentum) * 2 * self.psi
+        if self.mode == "closed":
+            passed = [float(self.coefficient(weights, state))]
+        else:
+            passed = path(
+                lambda at: 2 * self.psi * at - 2 * self.xi * size / at**3,
+                start=max(self.start, self.floor),
+                least=self.floor,
+                length=steps * lr * self.rate / (1 - self.momentum),
+            )
+        pull = self.xi * sum(at**-2 for at in passed) / len(passed)
+        return steps * lr * boost * pull * sum(w.numel() for w in weights) / size
