@@ -309,6 +309,7 @@ def test_statistics_count():
     assert found["tiny"] == pytest.approx(49 / 144, abs=1e-2)
     assert found["coefficient_lowest"] == found["coefficient_highest"] == 0.5
     assert found["penalty"] == pytest.approx(shrinker.value())
+    assert Shrinker(model, Sws(start=0.5)).statistics()["coefficient"] == 0.5
 
 
 def test_an_optimiser_that_computes_gradients_inside_its_step_is_refused():
