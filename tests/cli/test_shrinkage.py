@@ -211,46 +211,47 @@ def test_options_that_would_do_nothing_are_refused(options, text, refused, tmp_p
 
 
 def test_each_option_does_what_it_says(answer, tmp_path: Path) -> None:
-    def shrunk(name: str, *options: object, keep: tuple[object, ...] = ("--keep", 0.3)):
+    mlp = ("--model", "sprig:lenet-300-100", "--model-args", "image_size=8", "--image-size", 8)
+
+    def shrunk(name: str, *options: object, net: tuple[object, ...] = mlp):
         out = tmp_path / name
         call = (
             "train",
-            *TINY,
+            *net,
             *SOME,
             "--method",
             "l1",
             "--set",
             "mode=prox",
             "--set",
-            "strength=0.03",
+            "strength=1e-3",
         )
-        log = answer(*call, *keep, *options, "--out", out, "--no-report")["log"]
+        log = answer(*call, *options, "--out", out, "--no-report")["log"]
         layers = {row["name"]: row["kept"] for row in log if row["kind"] == "layer"}
         zeros = [row["zeros"] for row in log if row["kind"] == "epoch"]
-        return layers, zeros, read_tensors(out / "masks.safetensors")
+        return layers, zeros
 
-    layers, zeros, _ = shrunk("plain")
+    layers, zeros = shrunk("plain")
+    assert set(layers) == {"fc1.weight", "fc2.weight", "fc3.weight"}
     assert zeros[0] > 0
-    assert max(layers.values()) - min(layers.values()) > 0.1
-    assert not any("bias" in n or "bn" in n for n in layers)
-    assert shrunk("late", "--begin", 1)[1][0] == 0 < shrunk("later", "--begin", 1)[1][1]
+    late = shrunk("late", "--begin", 1)[1]
+    assert late[0] == 0 < late[1]
     assert 0 < shrunk("slow", "--ramp", 2)[1][0] < zeros[0]
-    assert "fc.bias" in shrunk("biases", "--biases")[0]
-    normed = shrunk("norms", "--norms")[0]
+    assert "fc3.bias" in shrunk("biases", "--biases")[0]
+    normed = shrunk("norms", "--norms", net=TINY)[0]
     assert {"bn1.weight", "bn1.bias"} <= set(normed)
     assert "fc.bias" not in normed
-    assert "conv1.weight" not in shrunk("first", "--no-first")[0]
-    budget = ("--params", 0.5)
-    one, _, masks = shrunk("params", keep=budget)
-    kept = sum(int(m.sum()) for m in masks.values())
-    total = load_record(tmp_path / "params").before.params
-    rest = total - sum(m.numel() for m in masks.values())
-    assert 0.45 * total < kept + rest <= 0.5 * total
-    for unit in ("--params", "--macs"):
-        even = shrunk(f"even{unit}", "--per-layer", keep=(unit, 0.5))[0]
-        assert (
-            max(even.values()) - min(even.values()) < 0.05 < max(one.values()) - min(one.values())
-        )
+    rest = load_record(tmp_path / "plain").before
+    sizes = {"fc1.weight": 64 * 300, "fc2.weight": 300 * 100, "fc3.weight": 100 * 10}
+    spread = {}
+    for unit, whole in (("--params", rest.params), ("--macs", rest.macs)):
+        fixed = whole - sum(sizes.values())
+        for more in ((), ("--per-layer",)):
+            layers = shrunk(f"cut{unit}{len(more)}", unit, 0.2, *more)[0]
+            kept = sum(layers[n] * count for n, count in sizes.items())
+            assert 0.19 * whole < kept + fixed <= 0.2 * whole
+            spread[unit, bool(more)] = max(layers.values()) - min(layers.values())
+        assert spread[unit, True] < 0.02 < spread[unit, False]
 
 
 @pytest.mark.parametrize("method", ["group-lasso", "gates", "l0"])

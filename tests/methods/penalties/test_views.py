@@ -13,7 +13,7 @@ from sprig.methods.penalties.halo import Halo
 from sprig.methods.penalties.l1 import L1
 from sprig.methods.penalties.run import Cut, train_and_cut
 from sprig.methods.penalties.shrinker import Shrinker
-from sprig.methods.penalties.views import law, rank, spectra, spectrum, survival, sweep
+from sprig.methods.penalties.views import SHARES, law, rank, spectra, spectrum, survival, sweep
 from sprig.training import TrainConfig, reestimate_batch_norm
 
 
@@ -119,6 +119,15 @@ def cut(batches, **more):
         cut=Cut(keep=0.5, **more),
         example=(batches[0][0],),
     )
+
+
+def test_a_sweep_leaves_out_shares_that_would_leave_a_layer_with_nothing(batches):
+    found = train_and_cut(
+        normed(), batches, method="l1", config=TrainConfig(epochs=1, lr=0.05),
+        cut=Cut(keep=0.5, per_layer=True),
+    )  # fmt: skip
+    rows = sweep(found.again, lambda model: 0.5)
+    assert [row["kept"] for row in rows] == [s for s in SHARES if int(24 * s) > 0]
 
 
 def test_statistics_of_batch_norms_are_taken_anew_after_a_cut_that_costs(batches):

@@ -4,12 +4,14 @@ Every view is a list of plain rows, which a run keeps in its log and a report dr
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sprig.core.errors import InputError
 from sprig.core.types import device_of
 from sprig.methods.penalties.coefficients import best
 from sprig.methods.penalties.group_halo import GroupHalo
@@ -79,8 +81,15 @@ def sweep(
     judge: Callable[[nn.Module], float],
     shares: Sequence[float] = SHARES,
 ) -> list[Row]:
-    """What the trained network is worth when other shares of it stay, each cut straight from it."""
-    return [{"kept": share, "quality": judge(again(share))} for share in shares]
+    """What the trained network is worth when other shares of it stay, each cut straight from it.
+
+    Shares so small that a layer would be left with nothing are left out.
+    """
+    rows = []
+    for share in shares:
+        with suppress(InputError):
+            rows.append({"kept": share, "quality": judge(again(share))})
+    return rows
 
 
 @torch.no_grad()
