@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sprig.core.chunks import chunks
 from sprig.core.errors import InputError, TraceError
-from sprig.core.replay import Replay, chunks, state_of
+from sprig.core.replay import Replay, state_of
 from sprig.core.tracing import tensors_of
 from sprig.testing import toys
 from sprig.testing.checks import output

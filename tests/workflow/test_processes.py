@@ -105,31 +105,65 @@ def test_chunks_are_dealt_out_once_and_evenly(size: int) -> None:
     assert max(judges.count(r) for r in range(size)) == math.ceil(len(judges) / size)
 
 
-def test_dealt_chunks_are_those_of_one_process() -> None:
-    """Batches of uneven sizes, an input that is the same for all samples, targets, a last chunk that is filled up."""
-    scale, x, y = torch.arange(5.0), torch.arange(67.0 * 3).view(67, 3), torch.arange(67)
-    cuts = [(0, 20), (20, 21), (21, 60), (60, 67)]
-    triples = [((x[a:b],), {"scale": scale}, y[a:b]) for a, b in cuts]
-    net = torch.nn.Linear(3, 1)
-    whole = Workbench(net, None, triples).chunks  # type: ignore[arg-type]
-    assert whole[-1].rows < len(whole[-1].args[0])
-    for size in (1, 3):
+def by_hand(columns: list[torch.Tensor], size: int) -> list[list[torch.Tensor]]:
+    """All samples in one piece, cut to equal sizes; the last one is filled up from the start."""
+    total = len(columns[0])
+    index = [torch.arange(start, start + size) % total for start in range(0, total, size)]
+    return [[column[i] for column in columns] for i in index]
+
+
+@pytest.mark.parametrize("kind", ["list", "loader", "stream"])
+@pytest.mark.parametrize(("total", "size"), [(67, 14), (225, 15), (241, 16), (400, 16)])
+def test_dealt_chunks_are_those_of_one_process(kind: str, total: int, size: int) -> None:
+    """Batches of uneven sizes, inputs that are the same for all samples, one of them as long as the first batch,
+    targets, a last chunk that is filled up, and a type that changes on the way."""
+    scale, weights = torch.arange(5.0), torch.arange(20.0)
+    x, y = torch.arange(total * 3.0).view(total, 3), torch.arange(total)
+    cuts = [(0, 20), (20, 21), (21, 60), (60, total - 7), (total - 7, total)]
+    parts = [(x[a:b].double() if a == 60 else x[a:b], y[a:b]) for a, b in cuts]
+    batches = [((part, scale, weights), labels) for part, labels in parts]
+
+    class Loader:
+        def __iter__(self) -> Any:
+            return iter(batches)
+
+        def __len__(self) -> int:
+            return len(batches)
+
+    def read() -> Any:
+        if kind == "stream":
+            return as_batches(iter(batches), hold=False)
+        return as_batches(Loader() if kind == "loader" else batches)
+
+    expected = by_hand([x.double(), y], size)
+    given = list(as_batches(batches))
+    whole = Workbench(torch.nn.Linear(3, 1), None, given)  # type: ignore[arg-type]
+    assert whole.size == size and whole.samples == total
+    for ranks in (1, 3, 4):
         found = {}
-        for rank in range(size):
-            ranks = Ranks(rank, size)
-            object.__setattr__(ranks, "gather", lambda value: [value])
-            dealt = deal(as_batches([((t[0][0], t[1]["scale"]), t[2]) for t in triples]), ranks)
-            assert (dealt.samples, dealt.pieces) == (67, len(whole))
-            assert torch.equal(dealt.first.args[0], whole[0].args[0])
+        for rank in range(ranks):
+            here = Ranks(rank, ranks)
+            object.__setattr__(here, "gather", lambda value: [value])
+            dealt = deal(read(), here)
+            assert (dealt.samples, dealt.pieces) == (total, len(expected))
+            assert torch.equal(dealt.first.args[0], expected[0][0])
+            assert {owner(c.number, ranks) for c in dealt.chunks} == {rank}
             found |= {c.number: c for c in dealt.chunks}
-        assert sorted(found) == list(range(len(whole)))
-        for number, chunk in enumerate(whole):
-            assert chunk.number == number
-            mine = found[number]
-            assert torch.equal(mine.args[0], chunk.args[0])
-            assert torch.equal(mine.args[1], scale)
-            assert mine.rows == chunk.rows
-            assert torch.equal(mine.target, chunk.target)
+        assert sorted(found) == list(range(len(expected)))
+        for number, (inputs, labels) in enumerate(expected):
+            rows = min(size, total - number * size)
+            for chunk in (found[number], whole.chunks[number]):
+                assert (chunk.number, chunk.rows) == (number, rows)
+                assert torch.equal(chunk.args[0], inputs) and chunk.args[0].dtype == torch.float64
+                assert torch.equal(chunk.args[1], scale) and torch.equal(chunk.args[2], weights)
+                assert torch.equal(chunk.target, labels[:rows])
+
+
+def test_all_batches_must_name_the_same_inputs() -> None:
+    x = torch.zeros(4, 3)
+    data = as_batches(iter([{"a": x, "b": x}, {"a": x}]), hold=False)
+    with pytest.raises(InputError, match=r"names the inputs \['a'\], the first one \['a', 'b'\]"):
+        deal(data, ALONE)
 
 
 def test_no_data_cannot_be_dealt() -> None:

@@ -117,7 +117,8 @@ def run(
             )
             ranks.lead(lambda: remember(folder, command))
             loaded = load_model(model, data=data.data)
-            batches = load_data(data, loaded, split="calibration", seed=common.seed)
+            hold = None if ranks.first else False  # the others keep what is theirs, and read once
+            batches = load_data(data, loaded, split="calibration", seed=common.seed, hold=hold)
             held_out = load_held_out(data, evaluation, loaded, seed=common.seed)
             prune(
                 loaded.model,

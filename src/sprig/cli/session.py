@@ -114,9 +114,11 @@ def load_model(options: ModelOptions, *, data: str | None = None) -> Loaded:
 
 
 def load_data(
-    options: DataOptions, loaded: Loaded, *, split: str, seed: int, views: int | None = None
-) -> "Batches":
-    """The batches that the options name, sized and normalised as the model wants them."""
+    options: DataOptions, loaded: Loaded, *, split: str, seed: int, views: int | None = None,
+    hold: bool | None = None,
+) -> "Batches":  # fmt: skip
+    """The batches that the options name, sized and normalised as the model wants them. hold: keep them in memory; None:
+    where they are few."""
     from sprig.data import load
 
     return load(
@@ -128,6 +130,7 @@ def load_data(
         views=options.views if views is None else views,
         seed=seed,
         fold=options.fold,
+        hold=hold,
         tokenizer=loaded.tokenizer,
     )
 

@@ -6,15 +6,15 @@ be a tuple (several positional arguments) or a dict. The first dimension of a te
 Reading twice must give the same batches, since a layer's target comes from one pass and its input
 from another. Hence one rule: **what can be read only once, comes in another order each time, or does
 not know its length (an iterator, a generator, an IterableDataset, a DataLoader that shuffles), is read
-once and held in memory, at most `HELD` bytes of it; all else is read anew each time.**
-A stream may have no end: reading stops with the batch that would go beyond the bound, and the
-description says so.
+once and held in memory; all else can be read anew.** What a search goes through again and again is held
+either way. No more than `HELD` bytes are, and a stream may have no end: reading stops with the batch that
+would go beyond, and the description says so. A list is the caller's memory: it is taken whole, not copied.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSam
 
 from sprig.core.errors import InputError
 
-HELD = 2e9  # bytes of a stream that are held
+HELD = 2e9  # bytes of inputs and targets that a process holds
 TARGETS = ("target", "targets", "label", "labels")  # keys of a dict that the model is not given
 
+T = TypeVar("T")
 Triple = tuple[tuple[Any, ...], dict[str, Any], Any]  # args, kwargs, target or None
 
 
@@ -200,6 +201,23 @@ class Triples:
 
     source: Iterable[Any]
     description: str
+    memory: float = HELD  # bytes of it that a process may hold
+    once: bool = False  # can be read only once, and is not held
+    part: bool = False  # there was more than may be held
+
+    @property
+    def held(self) -> bool:
+        """Whether the batches are in memory already."""
+        return isinstance(self.source, (list, tuple))
+
+    def within(self, memory: float, read: Callable[["Triples"], T]) -> tuple[T, "Triples"]:
+        """What one pass makes of the batches that fit into so many bytes, and these batches, which say so if that is
+        not all. What is in memory already is given whole."""
+        if self.held:
+            return read(self), self
+        part = Fitting(self.source, memory)
+        found = read(Triples(part, self.description))
+        return found, self if part.many is None else part.named(self.description)
 
     def __iter__(self) -> Iterator[Triple]:
         empty = True
@@ -223,13 +241,46 @@ class Triples:
         return digest(self)
 
 
+@dataclass(eq=False)
+class Fitting:
+    """The batches that fit into so many bytes; the first one always does."""
+
+    source: Iterable[Any]
+    memory: float
+    many: int | None = None  # batches, where a pass has seen that they are not all
+
+    @property
+    def classes(self) -> int | None:
+        """How many the labels tell apart, where the data says."""
+        return getattr(self.source, "classes", None)
+
+    def __iter__(self) -> Iterator[Any]:
+        size = 0
+        for number, batch in enumerate(self.source):
+            size += sum(t.nbytes for t in tensors(batch))
+            if number and size > self.memory:
+                self.many = number
+                return
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.source) if self.many is None else self.many  # type: ignore[arg-type]
+
+    def named(self, name: str) -> Triples:
+        """These batches as a part of what has that name."""
+        what = (
+            f"{name}, its first {self.many} batches (no more than {self.memory:.3g} bytes are held)"
+        )
+        return Triples(self, what, part=True)
+
+
 def as_batches(
     data: Any, *, hold: bool | None = None, description: str | None = None, memory: float = HELD
 ) -> Triples:
     """Take the user's `data=`: any iterable of batches.
 
-    `hold` True reads it once into memory, False never does, None follows this file's rule. `memory`: bytes that are
-    held at most of what is read once; the first batch always is.
+    `hold` True reads it once into memory, False never does, None follows this file's rule. `memory`: bytes that a
+    process holds at most; the first batch always is.
 
     >>> ones = (torch.ones(2, 3) for _ in range(2))
     >>> triples = as_batches(ones)
@@ -255,25 +306,13 @@ def as_batches(
             "for example a list of tensors or a DataLoader"
         )
     name = description or getattr(data, "description", None) or f"user's {type(data).__name__}"
-    if hold or (hold is None and _fleeting(data)):
-        data, whole = _held(data, memory)
-        if not whole:
-            name = (
-                f"{name}, its first {len(data)} batches ({memory:.3g} bytes are held of a stream)"
-            )
-    return Triples(data, str(name))
-
-
-def _held(data: Iterable[Any], memory: float) -> tuple[list[Any], bool]:
-    """The batches that fit, and whether that is all of them."""
-    found: list[Any] = []
-    size = 0
-    for batch in data:
-        size += sum(t.nbytes for t in tensors(batch))
-        if found and size > memory:
-            return found, False
-        found.append(batch)
-    return found, True
+    fleeting = _fleeting(data)
+    if hold or (hold is None and fleeting):
+        part = Fitting(data, memory)
+        held = list(part)
+        found = Triples(held, str(name)) if part.many is None else part.named(str(name))
+        return replace(found, source=held)
+    return Triples(data, str(name), memory, once=fleeting)
 
 
 def digest(batches: Iterable[Triple]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sprig.core.batches import map_tensors
 from sprig.core.batches import tensors as leaves
+from sprig.core.chunks import Chunk
 from sprig.core.collect import live_rows
 from sprig.core.cost import cost
 from sprig.core.example import Example, Inputs, inputs_of, per_sample, samples_of
@@ -19,7 +20,7 @@ from sprig.core.graph import canonical_names
 from sprig.core.join import recounted
 from sprig.core.parts import listening
 from sprig.core.plan import Plan
-from sprig.core.replay import Chunk, state_of
+from sprig.core.replay import state_of
 from sprig.core.seams import each_part, plan_of
 from sprig.core.surgery import mask_
 from sprig.core.tracing import distance

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sprig.core.chunks import Chunk
 from sprig.core.deal import judges
 from sprig.core.ranks import Ranks
-from sprig.core.replay import Chunk
 from sprig.core.rows import Rows, rows, targets_at
 from sprig.core.stats import Moments
 from sprig.core.sums import COARSE, FINE, Grid, Scratch, Sums

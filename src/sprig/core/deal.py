@@ -1,16 +1,17 @@
 """Calibration data dealt to processes: each holds its own chunks only, cut as one process alone would cut them."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from sprig.core.batches import Triple, count, tensors
+from sprig.core.batches import Triple, Triples, count, tensors
+from sprig.core.chunks import Chunk, Kept, chunks, kind_of
 from sprig.core.errors import InputError
 from sprig.core.ranks import Ranks
-from sprig.core.replay import Chunk, chunks
 
 MEMORY = 1.5e9  # bytes of calibration inputs and activations that one chunk may hold
 EVERY = 4  # every so many chunks one judges what the others suggest
@@ -29,15 +30,30 @@ class Dealt:
 def chunk_size(total: int, first: Triple) -> int:
     """Samples per chunk: what fits, evened out over the data so that little is filled up.
 
-    >>> import torch
     >>> chunk_size(100, ((torch.zeros(8, 3),), {}, None))
     15
     """
-    tensor = next(t for t in tensors((first[0], first[1])) if t.dim())
-    per_sample = 12 * tensor[:1].numel() * tensor.element_size()
-    fit = int(max(1, min(16, MEMORY // max(per_sample * 8, 1))))
+    fit = fitting(first)
     pieces = max(-(-total // fit), min(EVERY, total))  # four at least: one judges the others
     return -(-total // pieces)
+
+
+def fitting(first: Triple) -> int:
+    """How many samples a chunk may hold."""
+    tensor = next(t for t in tensors((first[0], first[1])) if t.dim())
+    per_sample = 12 * tensor[:1].numel() * tensor.element_size()
+    return int(max(1, min(16, MEMORY // max(per_sample * 8, 1))))
+
+
+def settled(first: Triple) -> int:
+    """With more samples than this, chunks are as large as they may be, however many samples there are.
+
+    >>> first = ((torch.zeros(8, 3),), {}, None)
+    >>> settled(first), chunk_size(225, first), {chunk_size(n, first) for n in range(226, 2000)}
+    (225, 15, {16})
+    """
+    fit = fitting(first)
+    return max((fit - 1) ** 2, (EVERY - 1) * fit)
 
 
 def judges(chunk: int) -> bool:
@@ -63,65 +79,122 @@ def owner(number: int, size: int) -> int:
 def deal(
     triples: Iterable[Triple], ranks: Ranks, check: Callable[[Triple], Any] | None = None
 ) -> Dealt:
-    """Read the data and keep this process's chunks. Every process must be given the same data.
+    """Read the data once and keep this process's chunks. Every process must be given the same data.
 
-    Twice it is read: once to count, once to keep. What comes only once has been read into memory before.
+    What is in memory already is not copied: its chunks are cut when they are looked at.
     """
-    first: Triple | None = None
-    total, kinds = 0, list[bool]()
+    held: list[Triple] | None = [] if isinstance(triples, Triples) and triples.held else None
+    share: Share | None = None
     for triple in triples:
         if check is not None:
             check(triple)
-        n, leaves = count(triple), pytree.tree_leaves(triple)
-        here = [isinstance(t, Tensor) and t.dim() > 0 and t.shape[0] == n for t in leaves]
-        first = triple if first is None else first
-        kinds = here if not kinds else [a and b for a, b in zip(kinds, here, strict=True)]
-        total += n
-    if first is None:
+        share = share or Share(triple, ranks)
+        share.see(triple)
+        if held is None:
+            share.take(triple)
+        else:
+            held.append(triple)
+    if share is None:
         raise InputError("the data is empty; expected at least one batch")
-    told = [int(n) for n in ranks.gather(total)]
+    told = [int(n) for n in ranks.gather(share.total)]
     if len(set(told)) > 1:
         raise InputError(
             f"the processes were given {', '.join(map(str, told))} samples; give all the same data, they share it out "
             "themselves"
         )
-    size = chunk_size(total, first)
-    pieces = -(-total // size)
-    own = [n for n in range(pieces) if owner(n, ranks.size) == ranks.rank]
-    cut = _cut(triples, kinds, size, total, {0, *own})
-    return Dealt([cut[n] for n in own], cut[0], total, pieces)
+    if held is None:
+        return share.dealt()
+    cuts = chunks(held, chunk_size(share.total, share.first))
+    own = [c for c in cuts if owner(c.number, ranks.size) == ranks.rank]
+    return Dealt(own, cuts[0], share.total, len(cuts))
 
 
-def _cut(
-    triples: Iterable[Triple], kinds: list[bool], size: int, total: int, wanted: set[int]
-) -> dict[int, Chunk]:
-    """Some of the chunks; the last one is filled up with samples from the start."""
-    found: dict[int, list[Triple]] = {number: [] for number in wanted}
-    start = 0
-    again: list[Triple] = []  # from the start, to fill the last one up
-    missing = -total % size
-    for triple in triples:
-        n = count(triple)
-        for number in range(start // size, (start + n - 1) // size + 1):
-            if number in found:
-                found[number].append(_part(triple, kinds, number * size - start, size, n))
-        if start < missing:
-            again.append(_part(triple, kinds, 0, missing - start, n))
-        start += n
-    out = {}
-    for number, parts in found.items():
-        rows = min(size, total - number * size)
-        (whole,) = chunks(parts + (again if rows < size else []), size)
-        target = None if whole.target is None else whole.target[:rows]
-        out[number] = replace(whole, rows=rows, target=target, number=number)
-    return out
+class Share:
+    """One process's part of batches that come one after the other. Until the size of a chunk is settled all are kept,
+    a few hundred samples at most; from then on what others need is let go."""
 
+    def __init__(self, first: Triple, ranks: Ranks) -> None:
+        self.first, self.ranks = first, ranks
+        self.leaves, self.spec = pytree.tree_flatten(first)
+        self.kinds: list[torch.dtype | None] = self._kinds(first)
+        self.total = 0
+        self.waiting: list[Triple] = []
+        self.cut = 0  # samples that no longer wait
+        self.parts: dict[int, list[list[Any]]] = {}  # leaves, by chunk
 
-def _part(triple: Triple, kinds: list[bool], begin: int, many: int, n: int) -> Triple:
-    """Samples `begin` to `begin + many` of a batch, those of them that it has, in memory of their own."""
-    a, b = max(begin, 0), min(begin + many, n)
-    leaves, spec = pytree.tree_flatten(triple)
-    marks: Iterator[bool] = iter(kinds)
-    cut = [t[a:b].clone() if next(marks) else t for t in leaves]
-    found: Triple = pytree.tree_unflatten(cut, spec)
-    return found
+    def see(self, triple: Triple) -> None:
+        """Count a batch, and what of it has a row per sample."""
+        self.total += count(triple)
+        self.kinds = [
+            None if old is None or new is None else torch.promote_types(old, new)
+            for old, new in zip(self.kinds, self._kinds(triple), strict=True)
+        ]
+
+    def take(self, triple: Triple) -> None:
+        self.waiting.append(triple)
+        if self.total > settled(self.first):
+            self._cut(fitting(self.first))
+
+    def dealt(self) -> Dealt:
+        """The chunks, once all batches were taken."""
+        size = chunk_size(self.total, self.first)
+        self._cut(size)
+        pieces = -(-self.total // size)
+        head = self._joined(self.parts.pop(0), size)
+        begin = self._chunk(0, head, size)
+        own = [
+            self._chunk(n, self._joined(self.parts.pop(n), size, head), size) if n else begin
+            for n in range(pieces)
+            if self._mine(n)
+        ]
+        return Dealt(own, begin, self.total, pieces)
+
+    def _mine(self, number: int) -> bool:
+        return owner(number, self.ranks.size) == self.ranks.rank
+
+    def _in_order(self, triple: Triple) -> list[Any]:
+        """The leaves of a batch, inputs by name in the order of the first batch."""
+        args, kwargs, target = triple
+        names = self.first[1]
+        if set(kwargs) != set(names):
+            raise InputError(
+                f"a batch names the inputs {sorted(kwargs)}, the first one {sorted(names)}"
+            )
+        return pytree.tree_leaves((args, {name: kwargs[name] for name in names}, target))
+
+    def _kinds(self, triple: Triple) -> list[torch.dtype | None]:
+        return [kind_of([leaf], [count(triple)]) for leaf in self._in_order(triple)]
+
+    def _cut(self, size: int) -> None:
+        """Of the batches that wait, take the samples of own chunks, and of the first, into memory of their own."""
+        for triple in self.waiting:
+            n, leaves = count(triple), self._in_order(triple)
+            for number in range(self.cut // size, (self.cut + n - 1) // size + 1):
+                if number and not self._mine(number):
+                    continue
+                begin = number * size - self.cut
+                rows = slice(max(begin, 0), min(begin + size, n))
+                self.parts.setdefault(number, []).append(
+                    [
+                        None if kind is None else leaf[rows].clone()
+                        for leaf, kind in zip(leaves, self.kinds, strict=True)
+                    ]
+                )
+            self.cut += n
+        self.waiting = []
+
+    def _joined(
+        self, parts: list[list[Any]], size: int, head: list[Any] | None = None
+    ) -> list[Any]:
+        """The leaves of a chunk; `head`: those of the first one, to fill the last one up."""
+        parts, order = parts if head is None else [*parts, head], torch.arange(size)
+        return [
+            self.leaves[i] if kind is None else torch.cat([p[i] for p in parts])[order].to(kind)
+            for i, kind in enumerate(self.kinds)
+        ]
+
+    def _chunk(self, number: int, leaves: list[Any], size: int) -> Chunk:
+        rows = min(size, self.total - number * size)
+        args, kwargs, target = pytree.tree_unflatten(leaves, self.spec)
+        labelled = isinstance(target, Tensor) and self.kinds[-1] is not None
+        return Kept(args, kwargs, rows, target[:rows] if labelled else None, number)

@@ -6,7 +6,7 @@ plain twins, so that values that were put aside stay as they were.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from sprig.core.batches import Triple, count
 from sprig.core.capture import batch_size, capture
 from sprig.core.errors import InputError, TraceError
 from sprig.core.graph import canonical_names
@@ -297,52 +296,3 @@ def _extent(value: Tensor) -> int:
         if value.numel()
         else 0
     )
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """One batch of exactly the replay's size; only the first `rows` samples count."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    rows: int
-    target: Tensor | None = None
-    number: int = 0  # among the chunks of all data
-
-
-def chunks(triples: Iterable[Triple], size: int) -> list[Chunk]:
-    """Recut batches to one size. The last one is filled up with samples from the start, which do not count."""
-    found = list(triples)
-    names = list(found[0][1])
-    for _, kwargs, _ in found:
-        if set(kwargs) != set(names):
-            raise InputError(
-                f"a batch names the inputs {sorted(kwargs)}, the first one {sorted(names)}"
-            )
-    flat = [pytree.tree_flatten((args, {k: kwargs[k] for k in names})) for args, kwargs, _ in found]
-    counts = [count(t) for t in found]
-    total, spec = sum(counts), flat[0][1]
-    columns = []
-    for i, first in enumerate(flat[0][0]):
-        leaves = [batch[0][i] for batch in flat]
-        per_sample = isinstance(first, Tensor) and first.dim() > 0
-        per_sample = per_sample and all(
-            x.shape[0] == n for x, n in zip(leaves, counts, strict=True)
-        )
-        columns.append(torch.cat(leaves) if per_sample else first)
-    targets = [t for _, _, t in found]
-    whole = all(isinstance(t, Tensor) and t.dim() > 0 for t in targets)
-    target = torch.cat(targets) if whole else None
-    size = min(size, total)
-    out: list[Chunk] = []
-    for start in range(0, total, size):
-        rows = min(size, total - start)
-        index = torch.arange(start, start + size) % total
-        cut = [
-            c[index] if isinstance(c, Tensor) and c.dim() and c.shape[0] == total else c
-            for c in columns
-        ]
-        args, kwargs = pytree.tree_unflatten(cut, spec)
-        wanted = None if target is None else target[index[:rows]]
-        out.append(Chunk(args, kwargs, rows, wanted, len(out)))
-    return out

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from sprig.core.batches import map_tensors
+from sprig.core.chunks import Chunk, Kept
 from sprig.core.deal import judges
 from sprig.core.harm import harm, looks_like_scores
 from sprig.core.norms import readers
 from sprig.core.padding import Masks, blank
 from sprig.core.ranks import Ranks
-from sprig.core.replay import Chunk, Live, Replay
+from sprig.core.replay import Live, Replay
 from sprig.core.types import Group
 from sprig.core.workbench import Workbench
 
@@ -99,7 +100,7 @@ def _given(chunks: list[Chunk], ranks: Ranks) -> list[Chunk]:
     """The one chunk that one process has, in all."""
     sent: list[Any] = [[c.args, dict(c.kwargs), c.rows, c.number] for c in chunks]
     return [
-        Chunk(args, kwargs, rows, number=number)
+        Kept(args, kwargs, rows, number=number)
         for part in ranks.gather(sent)
         for args, kwargs, rows, number in part
     ]
@@ -112,7 +113,7 @@ def _head(chunk: Chunk, rows: int) -> Chunk:
         return t[:rows] if t.dim() and t.shape[0] >= rows else t
 
     args, kwargs = map_tensors(chunk.args, cut), map_tensors(dict(chunk.kwargs), cut)
-    return Chunk(args, kwargs, rows, number=chunk.number)
+    return Kept(args, kwargs, rows, number=chunk.number)
 
 
 def _share_behind(bench: Workbench, group: int, at: int) -> float:

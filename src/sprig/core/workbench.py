@@ -5,17 +5,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from sprig.core.batches import Triple, by_key, check_inputs, count
+from sprig.core.chunks import Chunk, chunks
 from sprig.core.cost import cost
 from sprig.core.deal import Dealt, chunk_size
 from sprig.core.errors import InputError
 from sprig.core.padding import Masks, live_tokens, token_masks
 from sprig.core.ranks import ALONE, Ranks
-from sprig.core.replay import Chunk, Replay, chunks, state_of
+from sprig.core.replay import Replay, state_of
 from sprig.core.types import Graph
 
 Progress = Callable[[str, int, int], None]  # what, done, of how many
@@ -40,6 +42,9 @@ class Workbench:
     inner: bool = False  # the model is a part of a larger one: its outputs are no class scores
     ranks: Ranks = ALONE  # the processes that share the work
     dealt: Dealt | None = None  # with several processes, in place of `triples`
+    _masks: WeakKeyDictionary[Chunk, Masks] = field(
+        init=False, repr=False, default_factory=WeakKeyDictionary
+    )
 
     def __post_init__(self) -> None:
         for name, tensor in state_of(self.model).items():
@@ -95,7 +100,9 @@ class Workbench:
 
     def masks(self, chunk: Chunk) -> Masks:
         """The attention masks of a chunk's inputs."""
-        return token_masks(self.model, chunk.args, chunk.kwargs)
+        if chunk not in self._masks:
+            self._masks[chunk] = token_masks(self.model, chunk.args, chunk.kwargs)
+        return self._masks[chunk]
 
     def live_tokens(self, chunk: Chunk, x: Tensor, layer: str) -> Tensor | None:
         """Which rows of a layer's input or output (batch, tokens, features) are no padding; None: all."""

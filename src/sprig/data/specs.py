@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from sprig.core.batches import ImageSpec, count, map_tensors, tensors, unpack
+from sprig.core.batches import HELD, ImageSpec, count, map_tensors, tensors, unpack
 from sprig.core.errors import InputError
 from sprig.core.lookup import accepted, find_function
 from sprig.data.arrays import digits, fashion_mnist
@@ -148,13 +148,16 @@ def _of_function(
     keep = once or (hold is not False and split != "train")
     held: list[Any] = []
     length = samples = size = 0
-    labelled = False
+    labelled = more = False
     for batch in read():
         triple = unpack(batch)
         length, samples = length + 1, samples + count(triple)
         size += sum(t.nbytes for t in tensors(triple))
         labelled = triple[2] is not None
         keep = keep and (once or hold is True or size <= HOLD_BYTES)
+        if once and held and size > HELD:
+            length, samples, more = length - 1, samples - count(triple), True
+            break
         if keep:
             held.append(batch)
         else:
@@ -164,6 +167,8 @@ def _of_function(
     words = [spec, f"{split} split", f"{samples} samples", f"seed {seed}"]
     if fold is not None:
         words.append(f"fold {fold[0]}/{fold[1]}")
+    if more:
+        words.append(f"as many as fit into {HELD:.3g} bytes")
     return Batches(
         (lambda epoch: held) if keep else read,
         length=length,

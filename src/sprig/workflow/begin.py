@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from sprig.core.batches import as_batches
-from sprig.core.deal import deal
+from sprig.core.batches import Triples, as_batches
+from sprig.core.deal import Dealt, deal
 from sprig.core.errors import InputError
 from sprig.core.example import Example, inputs_of
 from sprig.core.folder import RunFolder
@@ -36,17 +36,23 @@ def bench_for(
         raise InputError(
             f"config of {method!r} is a {type(settings).__name__}, expected a {chosen.config.__name__}"
         )
-    triples = as_batches(data)
     twin = copy.deepcopy(model).eval()
     ranks = present() if processes else ALONE
+    # of a stream the first process holds all, as it measures quality; the others let go what is not theirs
+    triples = as_batches(data, hold=None if ranks.first else False)
+    memory = triples.memory * (1 if triples.once else ranks.size)
     if not ranks.alone:
         check_shareable(method, modules)
         bench = Workbench(
             twin, _NO_GRAPH, [], seed, (progress or silent) if ranks.first else silent, ranks=ranks
         )
-        bench.dealt = deal(triples, ranks, lambda t: bench.check_one(t, *inputs_of(example)))
+
+        def share(given: Triples) -> Dealt:
+            return deal(given, ranks, lambda t: bench.check_one(t, *inputs_of(example)))
+
+        bench.dealt, triples = triples.within(memory, share)
     else:
-        held = list(triples)
+        held, triples = triples.within(memory, lambda given: [t for t in given])  # noqa: C416
         wants = chosen.labels and getattr(settings, "objective", "labels") == "labels"
         if wants and any(t[2] is None for t in held):
             raise InputError(

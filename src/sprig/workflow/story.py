@@ -56,6 +56,9 @@ class Result:
     numbers: Mapping[str, Mapping[str, int]] = field(
         default_factory=dict
     )  # heads and the like, told to modules
+    samples: int | None = (
+        None  # calibration inputs that were used, where they are not all that were given
+    )
 
     def save(self, folder: str | os.PathLike[str]) -> FilePath:
         """Write a run folder: weights as safetensors, everything else as JSON."""
@@ -238,6 +241,7 @@ def prune(
         model=small, plan=plan, certificate=facts["certificate"], before=facts["before"],
         after=facts["after"], record=record, path=found, graph=bench.graph, example=example,
         numbers=numbers(wide, plan.masks(bench.graph), bench.graph),
+        samples=bench.samples if triples.part else None,
     )  # fmt: skip
 
     def written() -> None:
@@ -326,6 +330,8 @@ def _write(folder: RunFolder, result: Result) -> None:
     told = {"shapes": shapes, "limits": limits, "numbers": result.numbers, "example": form}
     if result.graph.parts:
         told[MODULES] = [part.name for part in result.graph.parts]
+    if result.samples is not None:
+        told["samples"] = result.samples
     folder.put_json(SHAPES, told)
     folder.put_tensors(EXAMPLE, tensors)
     result.report(folder / REPORT)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sprig.core.chunks import Chunk
 from sprig.core.collect import live_rows
 from sprig.core.errors import InputError
 from sprig.core.harm import looks_like_scores
-from sprig.core.replay import Chunk
 from sprig.core.types import Consumer
 from sprig.core.workbench import Workbench
 

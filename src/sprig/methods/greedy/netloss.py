@@ -8,18 +8,18 @@ as it is.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils import _pytree as pytree
 
+from sprig.core.chunks import Chunk, Kept, Pile, chunks
 from sprig.core.errors import DivergenceError, InputError
 from sprig.core.harm import harm, looks_like_scores
 from sprig.core.norms import marked
 from sprig.core.padding import blank
-from sprig.core.replay import Chunk, Live, chunks
+from sprig.core.replay import Live
 from sprig.core.types import Group
 from sprig.core.workbench import Workbench
 
@@ -245,24 +245,17 @@ class NetLoss:
 
 def _shuffled(bench: Workbench, samples: int) -> list[Chunk]:
     """At most `samples` of the calibration samples, in random order, cut to the replay's batch size."""
-    total = bench.samples
-    (whole,) = chunks(bench.triples, total)
-    order = torch.randperm(total, generator=bench.generator(3))[:samples]
-
-    def taken(leaf: Any) -> Any:
-        per_sample = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == total
-        return leaf[order.to(leaf.device)] if per_sample else leaf
-
-    args, kwargs = pytree.tree_map(taken, (whole.args, dict(whole.kwargs)))
+    pile = Pile(bench.triples)
+    order = torch.randperm(pile.total, generator=bench.generator(3))[:samples].tolist()
+    target = pile.picked(pile.target, order) if pile.labelled else None
     size = bench.replay.batch
     short = size - len(order)
     if short > 0:  # too few samples for one run of the program: fill up; the rest does not count
-        order = torch.cat([order, order[torch.arange(short) % len(order)]])
-        args, kwargs = pytree.tree_map(taken, (whole.args, dict(whole.kwargs)))
-        target = None if whole.target is None else whole.target[order[: size - short]]
-        return [Chunk(args, kwargs, size - short, target)]
-    target = None if whole.target is None else whole.target[order]
-    return chunks([(args, kwargs, target)], size)
+        order += [order[i % len(order)] for i in range(short)]
+    args, kwargs = pile.picked(pile.args, order), pile.picked(pile.kwargs, order)
+    if short > 0:
+        return [Kept(tuple(args), kwargs, size - short, target)]
+    return chunks([(tuple(args), kwargs, target)], size)
 
 
 def _finite(value: float) -> float:
