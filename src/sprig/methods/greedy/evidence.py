@@ -4,7 +4,7 @@ With few rows per column a plain refit learns the calibration images by heart. R
 towards the original weights, as many as make the solution of most of the data best on the rest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,8 +92,9 @@ def pull(moments: Moments, ridge: float) -> float:
 
 
 def judged_ridge(
-    a: Moments, b: Moments, weight: Tensor, keep: Tensor, *, metric: Tensor | None = None
-) -> float:
+    a: Moments, b: Moments, weight: Tensor, keep: Tensor, *, metric: Tensor | None = None,
+    ridges: Sequence[float] = RIDGES,
+) -> float:  # fmt: skip
     """The ridge whose solution on part `a` of the data loses least on the rest, with the columns `keep`."""
     if a.count > AMPLE * len(keep) or not b.count:
         return RIDGES[0]
@@ -110,7 +111,7 @@ def judged_ridge(
     power, start = float(a.second.diagonal().double().mean()), w[:, kept].to(exact)
     if not power > 0:  # nothing varies: every ridge is as good
         return RIDGES[0]
-    tried = RIDGES if exact == torch.float64 else RIDGES[1::2]  # a few suffice where each is dear
+    tried = ridges if exact == torch.float64 else ridges[1::2]  # a few suffice where each is dear
     best, lowest = tried[-1], float("inf")
     for ridge in tried:
         extra = ridge * power

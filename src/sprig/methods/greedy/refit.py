@@ -54,6 +54,7 @@ class RefitConfig:
     swaps: exchanges tried per group once its size is known (drop the cheapest, add the best, keep if better).
     metric: how errors of a layer's outputs count when units are chosen: norm, identity or fisher, see metric.py.
     rounds: of letting errors go that a ReLU or the like hides from everything behind it; 0: none.
+    twin: in the final pass a second network, fitted without the inputs that judge, says how strong each ridge is to be.
     """
 
     ridge: float | None = None
@@ -74,6 +75,7 @@ class RefitConfig:
     swaps: int = 0
     metric: str = "norm"
     rounds: int = 8
+    twin: bool = True
 
 
 def search(bench: Workbench, config: RefitConfig) -> Path:
@@ -250,6 +252,7 @@ def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
             reselect=config.reselect,
             streams=config.streams,
             asymmetric=config.asymmetric,
+            twin=config.twin,
         ).run()
         notes = {}
         if config.ratio_pairs:

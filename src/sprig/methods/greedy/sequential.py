@@ -3,10 +3,14 @@
 All calibration chunks are carried forward in step through the original and the pruned network, so the whole pass
 costs one forward of each. Where a consumer's output is added to a stream, its target is the original *sum* less what
 the pruned stream brings: the branch then also makes up for what the stream has lost so far.
+
+Weights that were fitted on some inputs give outputs there that are nearer to the original than on others. A judge of
+the layers behind would see inputs that nobody else gets, and find little to hold back. So there is a twin, fitted
+without the inputs that judge: the ridge of each layer is the one that serves the twin best on those.
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +27,7 @@ from sprig.core.stats import Moments
 from sprig.core.types import Consumer, Outcome
 from sprig.core.workbench import Workbench
 from sprig.methods.greedy.evidence import (
+    RIDGES,
     anchored,
     centred,
     judged_ridge,
@@ -34,6 +39,16 @@ from sprig.methods.greedy.plateau import Plateau, Sample, find_plateau, relaxed,
 from sprig.methods.greedy.problem import ConsumerProblem, solve
 from sprig.methods.greedy.seam import Scale, Seam, find_seam
 from sprig.methods.greedy.shelf import Chooser
+
+LARGE = (1.0, 3.0, 10.0)  # ridges that a judge may ask for if it sees what others will
+
+
+class Seen(NamedTuple):
+    """Pruned inputs of a consumer against its original outputs, and some rows of them for a plateau."""
+
+    fit: Moments
+    judge: Moments
+    sample: Sample | None
 
 
 def _remember(seen: dict[int, Tensor], at: int) -> Any:
@@ -59,10 +74,11 @@ class Sequential:
         chooser: Chooser | None = None,
         rounds: int = 0,
         metric: str = "norm",
+        twin: bool = False,
         only: frozenset[int] | None = None,
     ) -> None:
         """asymmetric: original targets; else each consumer's own outputs on its pruned inputs. rounds: of letting
-        errors go that an activation hides (plateau.py). only: consumers that are solved, by
+        errors go that an activation hides (plateau.py). twin: see the module. only: consumers that are solved, by
         number, on the part of the data that trial weights are fitted on."""
         self.bench, self.plan = bench, plan
         self.ridge, self.rows, self.with_reselect, self.with_streams = (
@@ -84,7 +100,12 @@ class Sequential:
         self.only, self.pieces = only, len(wanted)
         self.chunks = [c for c in bench.chunks if c.number in wanted]
         self.dense: list[Live] = [replay.start(c.args, c.kwargs, c.rows) for c in self.chunks]
-        self.pruned: list[Live] = [live.fork() for live in self.dense]
+        both = {judges(n) for n in wanted} == {True, False}
+        # the network that is made, and its twin
+        self.nets = (
+            [self.weights, dict(self.weights)] if twin and both and not only else [self.weights]
+        )
+        self.pruned: list[list[Live]] = [[live.fork() for live in self.dense] for _ in self.nets]
 
     def run(self) -> Outcome:
         graph = self.bench.graph
@@ -125,59 +146,59 @@ class Sequential:
         shape = [1] * old.dim()
         shape[int(not consumer.transposed)] = -1
         new = old * keep.to(old).reshape(shape)
-        self.weights[consumer.weight] = self.changed[consumer.weight] = new
+        self.changed[consumer.weight] = new
+        for net in self.nets:
+            net[consumer.weight] = new
 
     def visit(self, consumer: Consumer) -> None:
         replay = self.bench.replay
         seam = find_seam(replay, consumer.node) if self.with_streams else None
         plateau = find_plateau(replay, consumer, seam) if self.rounds else None
         seen = self.moments(consumer, seam, plateau)
-        found, masks = self.bench.ranks.lead(lambda: self.solved(consumer, plateau, *seen))
+        found, masks = self.bench.ranks.lead(lambda: self.solved(consumer, plateau, seen))
         self.masks |= masks
-        found = {name: t.to(self.bench.weights[name].device) for name, t in found.items()}
-        self.weights.update(found)
-        self.changed.update(found)
+        for net, new in zip(self.nets, found, strict=True):
+            net.update({name: t.to(self.bench.weights[name].device) for name, t in new.items()})
+        self.changed.update({name: self.weights[name] for name in found[0]})
 
     def solved(
-        self, consumer: Consumer, plateau: Plateau | None, first: Moments, second: Moments,
-        sample: Sample | None,
-    ) -> tuple[dict[str, Tensor], dict[int, np.ndarray]]:  # fmt: skip
-        """New weights of a consumer, and what was picked anew."""
+        self, consumer: Consumer, plateau: Plateau | None, seen: list[Seen]
+    ) -> tuple[list[dict[str, Tensor]], dict[int, np.ndarray]]:
+        """New weights of a consumer in each network, and what was picked anew."""
         weight = consumer.matrix(self.bench.weights)
         keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
         ridge = self.ridge
         if ridge is None:
+            ridges = (*RIDGES, *LARGE) if len(self.nets) > 1 else RIDGES
             ridge = judged_ridge(
-                first, second, weight, keep, metric=norm_metric(self.bench, consumer)
-            )
-        moments = anchored(first + second, ridge, weight)
+                seen[-1].fit, seen[-1].judge, weight, keep,
+                metric=norm_metric(self.bench, consumer), ridges=ridges,
+            )  # fmt: skip
         problem = ConsumerProblem(
-            moments,
-            torch.full((len(moments.mean),), -1),
+            anchored(seen[0].fit + seen[0].judge, ridge, weight),
+            torch.full((weight[0].numel(),), -1),
             metric=metric_of(self.bench, consumer, self.metric),
             centred=centred(self.bench, consumer),
         )
+        problems = [problem]
+        problems += [replace(problem, moments=anchored(s.fit, ridge, weight)) for s in seen[1:]]
         before = dict(self.masks)
         if self.with_reselect:
             self.reselect(consumer, problem)
         keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
-        if plateau is None or sample is None:
-            solution = solve(problem, keep, ridge=0.0)
-        else:
-            scale = Scale.of(plateau.norm, plateau.eps, self.bench.weights)
-            solution = relaxed(
-                problem,
-                keep,
-                sample,
-                plateau,
-                scale,
-                ridge=ridge,
-                start=weight,
-                rounds=self.rounds,
-            )
-        found: dict[str, Tensor] = {}
-        write(self.bench.weights, found, consumer, solution.weight, solution.bias, own=False)
-        return found, {i: m for i, m in self.masks.items() if m is not before[i]}
+        out = []
+        for mine, (_, _, sample) in zip(problems, seen, strict=True):
+            if plateau is None or sample is None:
+                solution = solve(mine, keep, ridge=0.0)
+            else:
+                scale = Scale.of(plateau.norm, plateau.eps, self.bench.weights)
+                solution = relaxed(
+                    mine, keep, sample, plateau, scale, ridge=ridge, start=weight, rounds=self.rounds
+                )  # fmt: skip
+            found: dict[str, Tensor] = {}
+            write(self.bench.weights, found, consumer, solution.weight, solution.bias, own=False)
+            out.append(found)
+        return out, {i: m for i, m in self.masks.items() if m is not before[i]}
 
     def reselect(self, consumer: Consumer, problem: ConsumerProblem) -> None:
         """Pick the same number of units again, on what the inputs have become."""
@@ -203,50 +224,56 @@ class Sequential:
                 mask[list(picks)] = True
                 self.masks[index] = mask
 
-    def moments(
-        self, consumer: Consumer, seam: Seam | None, plateau: Plateau | None
-    ) -> tuple[Moments, Moments, Sample | None]:
-        """Pruned inputs against original outputs, the chunks that judge last; and some rows for a plateau."""
+    def moments(self, consumer: Consumer, seam: Seam | None, plateau: Plateau | None) -> list[Seen]:
+        """What each network makes of the inputs, the chunks that judge apart; the twin learns nothing of those."""
         bench, replay = self.bench, self.bench.replay
         at = replay.index[consumer.node]
+        end = at if seam is None else seam.add
         old = consumer.matrix(bench.weights)
-        sums = Halves(
-            old[0].numel(), consumer.out, bench.ranks, pieces=self.pieces, name=consumer.node,
-            device=old.device,
-        )  # fmt: skip
+        sums = [
+            Halves(
+                old[0].numel(), consumer.out, bench.ranks, pieces=self.pieces, name=consumer.node,
+                device=old.device,
+            )
+            for _ in self.nets
+        ]  # fmt: skip
         limit = -(-self.rows // self.pieces)
         few = 0
         if plateau is not None:
             wanted = wanted_rows(old[0].numel(), consumer.out, self.rounds)
             few = -(-wanted // self.pieces)
-        samples: dict[int, Sample] = {}
+        samples: list[dict[int, Sample]] = [{} for _ in self.nets]
         for j, chunk in enumerate(self.chunks):
             self.dense[j] = replay.advance(self.dense[j], bench.weights, at)
-            self.pruned[j] = replay.advance(self.pruned[j], self.weights, at)
-            x = self.pruned[j].values[replay.nodes[at].args[consumer.argument]]
-            keep = live_rows(bench, x, chunk.rows)
-            live = bench.live_tokens(chunk, x, consumer.weight)
-            generator = bench.generator(2, consumer.order, chunk.number)
-            found = consumer_rows(consumer, old, x, keep, limit, generator, live)
-            where = found.where
             seen: dict[int, Tensor] = {}
-            end = at if seam is None else seam.add
             watch = {i: _remember(seen, i) for i in {at, end}}
             self.dense[j] = replay.advance(self.dense[j], bench.weights, end + 1, watch)
-            if not self.asymmetric:
-                mine = {at: _remember(seen, at)}
-                replay.advance(self.pruned[j].fork(), self.weights, at + 1, mine)
-            y = targets_at(seen[at][:keep], where, consumer.kind)
-            other = None
-            if seam is not None:
-                total = targets_at(seen[end][:keep], where, consumer.kind)
-                other = targets_at(self.pruned[j].values[seam.other][:keep], where, consumer.kind)
-                y = seam.before_norm(y, total - other, bench.weights)
-            sums.add(found, y, number=chunk.number)
-            if plateau is not None:
-                samples[chunk.number] = Sample(found.x, y, other).drawn(few, generator)
-        first, second = sums.close()
-        return first, second, None if plateau is None else self.joined(samples)
+            for net, (weights, lives) in enumerate(zip(self.nets, self.pruned, strict=True)):
+                lives[j] = replay.advance(lives[j], weights, at)
+                x = lives[j].values[replay.nodes[at].args[consumer.argument]]
+                keep = live_rows(bench, x, chunk.rows)
+                live = bench.live_tokens(chunk, x, consumer.weight)
+                generator = bench.generator(2, consumer.order, chunk.number)
+                found = consumer_rows(consumer, old, x, keep, limit, generator, live)
+                wished = seen[at]
+                if not self.asymmetric:
+                    mine: dict[int, Tensor] = {}
+                    replay.advance(lives[j].fork(), weights, at + 1, {at: _remember(mine, at)})
+                    wished = mine[at]
+                y = targets_at(wished[:keep], found.where, consumer.kind)
+                other = None
+                if seam is not None:
+                    total = targets_at(seen[end][:keep], found.where, consumer.kind)
+                    stream = lives[j].values[seam.other][:keep]
+                    other = targets_at(stream, found.where, consumer.kind)
+                    y = seam.before_norm(y, total - other, bench.weights)
+                sums[net].add(found, y, number=chunk.number)
+                if plateau is not None and not (net and judges(chunk.number)):
+                    samples[net][chunk.number] = Sample(found.x, y, other).drawn(few, generator)
+        return [
+            Seen(*part.close(), None if plateau is None else self.joined(rows))
+            for part, rows in zip(sums, samples, strict=True)
+        ]
 
     def joined(self, own: dict[int, Sample]) -> Sample:
         """The rows of all processes, in the order of their chunks."""
