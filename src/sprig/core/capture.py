@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from sprig.core.errors import InputError, TraceError
 from sprig.core.recurrent import apart
+from sprig.core.wide import Widening
 
 
 def capture(
@@ -172,7 +173,8 @@ def stopped(error: BaseException) -> str:
         if names is not None:
             path = frame.f_code.co_filename
             last = f"{'/'.join(path.split('/')[-2:])}:{step.tb_lineno}"
-            outside = outside if "/torch/" in path else last
+            ours = isinstance(own, Widening)  # it only passes calls of torch on
+            outside = outside if ours or "/torch/" in path else last
         step = step.tb_next
     place = outside or last
     return f"in {module}; {place}" if module else f"at {place}" if place else ""

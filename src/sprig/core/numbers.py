@@ -84,6 +84,7 @@ WIDTHS = re.compile(
 )
 OTHER = re.compile(
     r"window|kernel|stride|ratio|patch|pad|dilation|depth|index|stage|grid|block|layer|image|img|max|vocab"
+    r"|(key_value|kv)_groups"  # queries per key: whole keys leave with all of theirs
 )
 
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from sprig.core.capture import batch_size, check_example, stopped
 from sprig.core.errors import TraceError
-from sprig.core.example import Example, inputs_of
+from sprig.core.example import Example, inputs_of, per_sample
 from sprig.core.graph import build
 from sprig.core.join import join
 from sprig.core.norms import Norms
@@ -22,6 +22,7 @@ from sprig.core.outputs import BESIDE
 from sprig.core.parts import advised
 from sprig.core.surgery import mask_, shrink_
 from sprig.core.types import Graph, Group
+from sprig.core.wide import held
 
 TOLERANCE = (
     1e-3  # of a probe in the model's own precision; certificates hold the result to far less
@@ -189,26 +190,40 @@ class _Trial:
         self, model: nn.Module, graph: Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         self.graph = graph
-        given = (args, dict(kwargs))
-        single = pytree.tree_map(partial(_first_sample, batch_size(args, kwargs)), given)
+        given, samples = (args, dict(kwargs)), batch_size(args, kwargs)
+        single = pytree.tree_map(partial(_first_sample, samples), given)
+        if any(
+            per_sample(t, samples) and not t.is_floating_point() for t in pytree.tree_leaves(given)
+        ):
+            single = (
+                given  # one sample may take another way than all: without padding there is no mask
+            )
         live = stirred(model)
         for inputs, wide in ((single, True), (given, True), (single, False), (given, False)):
-            self.inputs, self.model, self.tolerance = inputs, live, TOLERANCE
+            self.inputs, self.model, self.wide, self.tolerance = inputs, live, wide, TOLERANCE
             if wide:
                 self.inputs, self.tolerance = pytree.tree_map(_double, inputs), FINE
                 self.model = copy.deepcopy(live).double()
             try:
-                run(lambda twin: twin, self.model, *self.inputs)
+                self.run(lambda twin: twin)
                 return
             except Exception:  # it insists on its own precision, or on this batch
                 continue
+
+    def run(self, change: Callable[[nn.Module], nn.Module]) -> Any:
+        """Outputs of a changed copy, in double precision throughout if it is in double precision."""
+        with held(self.wide):
+            return run(change, self.model, *self.inputs)
 
     def guess(self, indices: Sequence[int], fresh: Sequence[int]) -> bool:
         """Whether the modules follow when fewer of their own numbers are rewritten; keeps what works."""
         numbers = self.graph.numbers
         mine = [n for n in numbers if set(fresh) & set(np.unique(n.axis.group).tolist())]
-        for kinds in (("count",), ("width",), ()):
-            kept = tuple(n for n in numbers if n not in mine or n.kind in kinds)
+        counts = {(n.module, n.length) for n in mine if n.kind == "count"}
+        twofold = {n for n in mine if n.kind == "width" and (n.module, n.length) in counts}
+        counted, wide = ({n for n in mine if n.kind == kind} for kind in ("count", "width"))
+        for wrong in (twofold, wide, counted, set(mine)):  # twofold: as many heads as each is wide
+            kept = tuple(n for n in numbers if n not in wrong)
             if len(kept) == len(numbers):
                 continue
             self.graph = replace(self.graph, numbers=kept)
@@ -221,11 +236,11 @@ class _Trial:
         """Why the groups cannot be cut together; None: they can."""
         masks = half_masks(self.graph, indices)
         try:
-            small = run(lambda twin: shrink_(twin, masks, self.graph), self.model, *self.inputs)
+            small = self.run(lambda twin: shrink_(twin, masks, self.graph))
         except Exception as error:
             return f"{FOLLOW}: {_first_line(error)}"
         try:
-            masked = run(lambda twin: mask_(twin, masks, self.graph), self.model, *self.inputs)
+            masked = self.run(lambda twin: mask_(twin, masks, self.graph))
         except Exception as error:
             return f"the masked copy does not run: {_first_line(error)}"
         gap = distance(masked, small)
