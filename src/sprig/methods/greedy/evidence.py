@@ -93,26 +93,31 @@ def pull(moments: Moments, ridge: float) -> float:
 
 def judged_ridge(
     a: Moments, b: Moments, weight: Tensor, keep: Tensor, *, metric: Tensor | None = None,
-    ridges: Sequence[float] = RIDGES,
-) -> float:  # fmt: skip
-    """The ridge whose solution on part `a` of the data loses least on the rest, with the columns `keep`."""
+    ridges: Sequence[float] = RIDGES, shares: Sequence[float] = (1.0,),
+) -> tuple[float, float]:  # fmt: skip
+    """The ridge, and the share of the target (see `between`), whose solution on part `a` of the data loses least on the
+    rest, with the columns `keep`."""
     if a.count > AMPLE * len(keep) or not b.count:
-        return RIDGES[0]
+        return RIDGES[0], shares[0]
     w = weight.detach().flatten(1).to(a.second)
     kept = keep.nonzero().flatten()
     exact = torch.float64 if len(kept) < EXACT else torch.float32  # ridges are far above rounding
 
-    def cut(m: Moments) -> tuple[Tensor, Tensor]:
+    def cut(m: Moments) -> tuple[Tensor, Tensor, Tensor]:
         rows = m.second[kept]
-        cross = m.cross[:, kept] if len(m.target_mean) else w @ rows.mT
-        return rows[:, kept].to(exact), cross.to(exact)
+        own = (w @ rows.mT).to(exact)
+        return (
+            rows[:, kept].to(exact),
+            m.cross[:, kept].to(exact) if len(m.target_mean) else own,
+            own,
+        )
 
-    (seen, target), (unseen, judge) = cut(a), cut(b)
+    (seen, target, own), (unseen, judge, _) = cut(a), cut(b)
     power, start = float(a.second.diagonal().double().mean()), w[:, kept].to(exact)
     if not power > 0:  # nothing varies: every ridge is as good
-        return RIDGES[0]
+        return RIDGES[0], shares[0]
     tried = ridges if exact == torch.float64 else ridges[1::2]  # a few suffice where each is dear
-    best, lowest = tried[-1], float("inf")
+    best, lowest = (tried[-1], shares[0]), float("inf")
     for ridge in tried:
         extra = ridge * power
         shifted = seen.clone()
@@ -120,12 +125,23 @@ def judged_ridge(
         factor, singular = torch.linalg.cholesky_ex(shifted)
         if int(singular):  # few rows of very unequal columns: rounding outweighs this ridge
             continue
-        found = torch.cholesky_solve((target + extra * start).mT, factor).mT
-        per_output = ((found @ unseen - 2 * judge) * found).sum(1)
-        lost = float(per_output.sum() if metric is None else (per_output * metric).sum())
-        if lost < lowest:
-            best, lowest = ridge, lost
+        for share in shares:
+            wanted = share * target + (1 - share) * own + extra * start
+            found = torch.cholesky_solve(wanted.mT, factor).mT
+            per_output = ((found @ unseen - 2 * judge) * found).sum(1)
+            lost = float(per_output.sum() if metric is None else (per_output * metric).sum())
+            if lost < lowest:
+                best, lowest = (ridge, share), lost
     return best
+
+
+def between(moments: Moments, share: float, weight: Tensor, bias: Tensor | None) -> Moments:
+    """With a target between the one that is there (share 1) and what weight and bias make of the inputs (share 0)."""
+    if share == 1:
+        return moments
+    own = moments.own(weight, bias=bias)
+    mean = share * moments.target_mean + (1 - share) * own.target_mean
+    return replace(moments, cross=share * moments.cross + (1 - share) * own.cross, target_mean=mean)
 
 
 def stronger(a: Moments, weight: Tensor, block: int) -> Tensor:
@@ -163,7 +179,7 @@ def evidence(bench: Workbench, *, ridge: float | None, per_column: float, least:
     def judged(consumer: Consumer) -> float:
         (a, b), weight = parts[consumer.node], consumer.matrix(bench.weights)
         likely = stronger(a, weight, consumer.block)
-        return judged_ridge(a, b, weight, likely, metric=norm_metric(bench, consumer))
+        return judged_ridge(a, b, weight, likely, metric=norm_metric(bench, consumer))[0]
 
     for consumer, strength in zip(
         consumers,

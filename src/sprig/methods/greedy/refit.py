@@ -54,7 +54,8 @@ class RefitConfig:
     swaps: exchanges tried per group once its size is known (drop the cheapest, add the best, keep if better).
     metric: how errors of a layer's outputs count when units are chosen: norm, identity or fisher, see metric.py.
     rounds: of letting errors go that a ReLU or the like hides from everything behind it; 0: none.
-    twin: in the final pass a second network, fitted without the inputs that judge, says how strong each ridge is to be.
+    twin: in the final pass a second network, fitted without the inputs that judge, says how strong each ridge is to be
+    and how much of what was lost before a layer it makes up for.
     """
 
     ridge: float | None = None

@@ -6,7 +6,8 @@ the pruned stream brings: the branch then also makes up for what the stream has 
 
 Weights that were fitted on some inputs give outputs there that are nearer to the original than on others. A judge of
 the layers behind would see inputs that nobody else gets, and find little to hold back. So there is a twin, fitted
-without the inputs that judge: the ridge of each layer is the one that serves the twin best on those.
+without the inputs that judge: how strong the ridge of each layer is, and how much of what was lost before it the layer
+makes up for, is what serves the twin best on those.
 """
 
 from dataclasses import replace
@@ -29,6 +30,7 @@ from sprig.core.workbench import Workbench
 from sprig.methods.greedy.evidence import (
     RIDGES,
     anchored,
+    between,
     centred,
     judged_ridge,
     unit_columns,
@@ -41,6 +43,11 @@ from sprig.methods.greedy.seam import Scale, Seam, find_seam
 from sprig.methods.greedy.shelf import Chooser
 
 LARGE = (1.0, 3.0, 10.0)  # ridges that a judge may ask for if it sees what others will
+SHARES = (
+    1.0,
+    0.5,
+    0.0,
+)  # of the original output in a layer's target; the rest is its own on pruned inputs
 
 
 class Seen(NamedTuple):
@@ -167,21 +174,25 @@ class Sequential:
         """New weights of a consumer in each network, and what was picked anew."""
         weight = consumer.matrix(self.bench.weights)
         keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
-        ridge = self.ridge
+        bias = None if consumer.bias is None else self.bench.weights[consumer.bias]
+        ridge, share = self.ridge, 1.0 if self.asymmetric else 0.0
         if ridge is None:
-            ridges = (*RIDGES, *LARGE) if len(self.nets) > 1 else RIDGES
-            ridge = judged_ridge(
-                seen[-1].fit, seen[-1].judge, weight, keep,
-                metric=norm_metric(self.bench, consumer), ridges=ridges,
+            twin = len(self.nets) > 1
+            ridge, share = judged_ridge(
+                seen[-1].fit, seen[-1].judge, weight, keep, metric=norm_metric(self.bench, consumer),
+                ridges=(*RIDGES, *LARGE) if twin else RIDGES,
+                shares=SHARES if twin and self.asymmetric else (share,),
             )  # fmt: skip
         problem = ConsumerProblem(
-            anchored(seen[0].fit + seen[0].judge, ridge, weight),
+            anchored(between(seen[0].fit + seen[0].judge, share, weight, bias), ridge, weight),
             torch.full((weight[0].numel(),), -1),
             metric=metric_of(self.bench, consumer, self.metric),
             centred=centred(self.bench, consumer),
         )
         problems = [problem]
-        problems += [replace(problem, moments=anchored(s.fit, ridge, weight)) for s in seen[1:]]
+        for other in seen[1:]:
+            mine = anchored(between(other.fit, share, weight, bias), ridge, weight)
+            problems.append(replace(problem, moments=mine))
         before = dict(self.masks)
         if self.with_reselect:
             self.reselect(consumer, problem)
@@ -193,7 +204,8 @@ class Sequential:
             else:
                 scale = Scale.of(plateau.norm, plateau.eps, self.bench.weights)
                 solution = relaxed(
-                    mine, keep, sample, plateau, scale, ridge=ridge, start=weight, rounds=self.rounds
+                    mine, keep, sample.between(share, weight, bias), plateau, scale, ridge=ridge,
+                    start=weight, rounds=self.rounds,
                 )  # fmt: skip
             found: dict[str, Tensor] = {}
             write(self.bench.weights, found, consumer, solution.weight, solution.bias, own=False)
@@ -255,12 +267,7 @@ class Sequential:
                 live = bench.live_tokens(chunk, x, consumer.weight)
                 generator = bench.generator(2, consumer.order, chunk.number)
                 found = consumer_rows(consumer, old, x, keep, limit, generator, live)
-                wished = seen[at]
-                if not self.asymmetric:
-                    mine: dict[int, Tensor] = {}
-                    replay.advance(lives[j].fork(), weights, at + 1, {at: _remember(mine, at)})
-                    wished = mine[at]
-                y = targets_at(wished[:keep], found.where, consumer.kind)
+                y = targets_at(seen[at][:keep], found.where, consumer.kind)
                 other = None
                 if seam is not None:
                     total = targets_at(seen[end][:keep], found.where, consumer.kind)
