@@ -1,17 +1,23 @@
 """The final pass of `refit`: exchanges of units, weights stored the other way round, channels that come twice."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import sprig
 from sprig.core.batches import as_batches
+from sprig.core.deal import judges
 from sprig.core.path import Path
 from sprig.core.plan import Plan
+from sprig.core.stats import Moments
 from sprig.core.tracing import trace
 from sprig.core.types import Outcome
 from sprig.core.workbench import Workbench
-from sprig.methods.greedy.evidence import problems
+from sprig.methods.greedy import sequential
+from sprig.methods.greedy.evidence import between, problems
+from sprig.methods.greedy.plateau import Sample
 from sprig.methods.greedy.pursuit import value
 from sprig.methods.greedy.refit import RefitConfig, evidence_of, realise, search
 
@@ -169,3 +175,50 @@ def test_without_trials_the_share_of_the_outputs_that_is_lost_stands_for_harm() 
     whole = errors[0] - errors[-1]
     assert harm == pytest.approx([(e - errors[-1]) / whole for e in errors], abs=1e-12)
     assert harm[0] == 1.0 and harm[8] == 0.0 and 0 < harm[4] < 1
+
+
+def few_inputs() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """A deep network of many units, few inputs to fit on, many others of the same kind."""
+    torch.manual_seed(0)
+    widths = [12, 64, 64, 64, 64, 8]
+    layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())][:-1]
+    x = torch.randn(64 + 512, 12) @ torch.randn(12, 12)
+    return nn.Sequential(*layers).eval(), x[:64], x[64:]
+
+
+def test_the_twin_learns_nothing_of_the_inputs_that_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights do not change when those inputs do; the network's own do."""
+    net, x, unseen = few_inputs()
+    graph = trace(net, (x[:2],))
+    first = Workbench(net, graph, list(as_batches([x])))
+    plan = search(first, RefitConfig()).at(sprig.Budget(macs=0.5))
+    other = x.clone()
+    for chunk in first.chunks:
+        if judges(chunk.number):
+            start = chunk.number * first.replay.batch
+            other[start : start + chunk.rows] = unseen[: chunk.rows]
+    monkeypatch.setattr(sequential, "judged_ridge", lambda *a, **k: (1e-2, 1.0))
+    nets = []
+    for data in (x, other):
+        made = Workbench(net, graph, list(as_batches([data])))
+        run = sequential.Sequential(
+            made, plan, ridge=None, rows=10_000, reselect=False, streams=True, twin=True
+        )
+        run.run()
+        nets.append(run.nets)
+    (own, twin), (other_own, other_twin) = nets
+    assert torch.equal(twin["8.weight"], other_twin["8.weight"])
+    assert not torch.allclose(own["8.weight"], other_own["8.weight"], atol=1e-4)
+
+
+def test_targets_between_the_original_output_and_a_layers_own() -> None:
+    torch.manual_seed(0)
+    x, y, weight, bias = torch.randn(50, 5), torch.randn(50, 3), torch.randn(3, 5), torch.randn(3)
+    moments = Moments.from_rows(x, y)
+    for share in (1.0, 0.5, 0.0):
+        mixed = between(moments, share, weight, bias)
+        by_hand = Moments.from_rows(x, share * y + (1 - share) * (x @ weight.mT + bias))
+        torch.testing.assert_close(mixed.cross, by_hand.cross, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mixed.target_mean, by_hand.target_mean, rtol=1e-5, atol=1e-5)
+        rows = Sample(x, y).between(share, weight, bias).y
+        torch.testing.assert_close(rows, share * y + (1 - share) * (x @ weight.mT + bias))
