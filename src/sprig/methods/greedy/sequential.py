@@ -191,8 +191,8 @@ class Sequential:
         )
         problems = [problem]
         for other in seen[1:]:
-            mine = anchored(between(other.fit, share, weight, bias), ridge, weight)
-            problems.append(replace(problem, moments=mine))
+            moments = anchored(between(other.fit, share, weight, bias), ridge, weight)
+            problems.append(replace(problem, moments=moments))
         before = dict(self.masks)
         if self.with_reselect:
             self.reselect(consumer, problem)
