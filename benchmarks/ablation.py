@@ -115,8 +115,8 @@ def table(rows: list[Row]) -> str:
         "Commands: `python benchmarks/ablation.py resnet20 --dense FOLDER`, `... photographs --photos FOLDER`. One "
         "part changed; no retraining; inputs that nothing was fitted on. ResNet-20: mean over networks (standard "
         "deviation of the differences to the default), 1,024 calibration images, judged on 5,000 validation images. "
-        "EfficientNet-Lite0: 110 photographs in two folds, each judged once. *Without the twin*: measured before there was "
-        "one, so `default` there is `no twin` elsewhere; some arms on one fold only.",
+        "EfficientNet-Lite0: 110 photographs in two folds, each judged once. *Without the twin*: measured before "
+        "there was one, so `default` there is `no twin` elsewhere; some arms on one fold only.",
         "",
     ]
     for case in dict.fromkeys(r["case"] for r in rows):
