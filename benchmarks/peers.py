@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from coverage_checks import planned
+from coverage_models import example_for, families, vision
 from peers_judge import CLOSE, distinct, judge, said_by, usable
 from torch import Tensor, nn
 
@@ -67,7 +69,7 @@ def sprig_arm(model: nn.Module, x: Tensor, settings: Settings) -> nn.Module:
     if not graph.prunable:
         reasons = collections.Counter(g.reason.split(";")[0] for g in graph.groups if g.reason)
         raise ValueError(f"nothing may be cut: {reasons.most_common(1)}")
-    return shrink(model, bench.planned(graph)[0], graph)
+    return shrink(model, planned(graph)[0], graph)
 
 
 def torch_pruning_arm(model: nn.Module, x: Tensor, settings: Settings) -> nn.Module:
@@ -179,7 +181,7 @@ def handled(spec: str, arm: str, limit: float) -> Row:
         set_fused_attn(False)
     torch.manual_seed(0)
     dense = distinct(stirred(specs.build(spec).eval()))
-    x = bench.example_for(spec, dense)
+    x = example_for(spec, dense)
     row: Row = {"params": parameters(dense)}
     make, attempts = ARMS[arm]
     for settings in attempts:
@@ -260,12 +262,12 @@ def listed() -> list[str]:
     """timm's families and torchvision's in turn, smallest first, then what else torchvision has."""
     from torchvision import models
 
-    timm, vision, heads = bench.families(), bench.vision(100), {}
-    for spec in vision:
+    timm, others, heads = families(), vision(100), {}
+    for spec in others:
         heads.setdefault(models.get_model_builder(spec.split(":")[1]).__module__, spec)
     pairs = itertools.zip_longest(timm, heads.values())
     first = [spec for pair in pairs for spec in pair if spec is not None]
-    return first + [s for s in vision if s not in first]
+    return first + [s for s in others if s not in first]
 
 
 def read(results: Path) -> tuple[list[str], list[Row]]:
