@@ -28,7 +28,7 @@ from sprig.training import agreement
 RESULTS = Path(__file__).parent / "results" / "ablation.jsonl"
 ARMS: dict[str, dict[str, Any]] = {
     "default": {},
-    "no twin: judged on inputs that were fitted on": {"twin": False},
+    "a twin judges": {"twin": True},
     "no rounds (errors that a ReLU hides count)": {"rounds": 0},
     "streams not repaired": {"streams": False},
     "targets of the pruned inputs (symmetric)": {"asymmetric": False},
@@ -115,8 +115,7 @@ def table(rows: list[Row]) -> str:
         "Commands: `python benchmarks/ablation.py resnet20 --dense FOLDER`, `... photographs --photos FOLDER`. One "
         "part changed; no retraining; inputs that nothing was fitted on. ResNet-20: mean over networks (standard "
         "deviation of the differences to the default), 1,024 calibration images, judged on 5,000 validation images. "
-        "EfficientNet-Lite0: 110 photographs in two folds, each judged once. *Without the twin*: measured before "
-        "there was one, so `default` there is `no twin` elsewhere; some arms on one fold only.",
+        "EfficientNet-Lite0: 110 photographs in two folds, each judged once; some arms on one fold only (n=1).",
         "",
     ]
     for case in dict.fromkeys(r["case"] for r in rows):

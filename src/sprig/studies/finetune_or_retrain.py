@@ -40,7 +40,7 @@ from sprig.workflow import prune, search, shrink
 class Settings:
     """Sizes of the study."""
 
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[int, ...] = (0, 1, 2)
     nets: tuple[str, ...] = ("resnet20", "mobilenetv2-small")
     options: tuple[tuple[str, Any], ...] = ()  # of their constructors
     data: str = "fashion-mnist"

@@ -76,7 +76,7 @@ class RefitConfig:
     swaps: int = 0
     metric: str = "norm"
     rounds: int = 8
-    twin: bool = True
+    twin: bool = False
 
 
 def search(bench: Workbench, config: RefitConfig) -> Path:
