@@ -14,6 +14,7 @@ from torch import Tensor
 pytest.importorskip("transformers")
 
 import sprig
+from sprig.core.plan import Plan
 from sprig.core.tracing import distance, tensors_of
 from sprig.core.types import Graph
 from sprig.models.specs import build
@@ -150,6 +151,11 @@ FAMILIES = {
         two_texts,
         TWICE,
     ),
+    "t5-three-heads": Family(  # where one is left, it fits whatever it meets
+        f"hf:t5?{T5.replace('num_heads=4', 'num_heads=3')}",
+        two_texts,
+        {w: (n, 3 if units == 4 else units) for w, (n, units) in TWICE.items()},
+    ),
     "t5-encoder": Family(f"hf:t5?{T5}&class=T5EncoderModel", text, CODED),
     "gpt2": Family(f"hf:gpt2?{GPT2}", text, WRITES),
     "gpt2-words": Family(
@@ -197,6 +203,18 @@ def test_masked_equals_shrunk(name: str) -> None:
     checked = check_surgery(model, (), inputs, together=1, alone=3, tolerance=TOLERANCE)
     for weight, (count, units) in FAMILIES[name].read.items():
         assert prunable_units(checked.graph, weight) == [units] * count, weight
+
+
+def test_what_may_leave_may_leave_alone() -> None:
+    """Layers that share a table of one entry per head fit it with one head left of three, but not with two."""
+    model, inputs = made("t5-three-heads")
+    graph = sprig.trace(model, inputs)
+    few = [g for g in graph.prunable if g.size == 3]
+    assert few
+    for group in few:
+        plan = Plan(keep={group.name: (0, 2)}, sizes={group.name: 3}, graph=graph.fingerprint)
+        masked = output(sprig.mask(model, plan, graph), (), inputs)
+        assert distance(masked, output(sprig.shrink(model, plan, graph), (), inputs)) < 1e-5
 
 
 @pytest.mark.flow

@@ -28,6 +28,7 @@ TOLERANCE = (
     1e-3  # of a probe in the model's own precision; certificates hold the result to far less
 )
 FINE = 1e-8  # of a float64 probe
+FEW = 3  # units, of which half is one
 FOLLOW = "the module's own Python does not follow a smaller width"
 AT = " (it stopped "
 
@@ -165,10 +166,13 @@ def _with_reason(group: Group, reason: str | None) -> Group:
     return group if reason is None else replace(group, reason=reason)
 
 
-def half_masks(graph: Graph, indices: Sequence[int]) -> dict[int, np.ndarray]:
+def half_masks(
+    graph: Graph, indices: Sequence[int], *, few: int | None = None
+) -> dict[int, np.ndarray]:
     """Keep an irregular part of each group, half of it or more; neighbours of one size keep unlike counts.
 
-    Two groups that hang on one number of a module are found out only so.
+    Two groups that hang on one number of a module are found out only so. few: those of two or three units lose one or
+    none in turn; 1: the first loses none.
     """
     masks, seen = {}, dict[int, int]()
     for group in graph.groups:
@@ -176,6 +180,8 @@ def half_masks(graph: Graph, indices: Sequence[int]) -> dict[int, np.ndarray]:
         seen[size] = turn + 1
         least = max(1, size // 2)
         count = least + turn % max(1, size - least)
+        if few is not None and 1 < size <= FEW:
+            count = size - (turn + 1 + few) % 2
         keep = np.zeros(size, dtype=bool)
         keep[np.random.default_rng(group.index).permutation(size)[:count]] = True
         if group.index in indices:
@@ -233,8 +239,18 @@ class _Trial:
         return False
 
     def failure(self, indices: Sequence[int]) -> str | None:
-        """Why the groups cannot be cut together; None: they can."""
-        masks = half_masks(self.graph, indices)
+        """Why the groups cannot be cut together; None: they can.
+
+        Groups of few units are tried again, beside whole ones: one unit fits whatever it meets, by broadcasting.
+        """
+        few = any(1 < self.graph.groups[i].size <= FEW for i in indices)
+        tries = (
+            self._failure(half_masks(self.graph, indices, few=t))
+            for t in (None, 0, 1)[: 1 + 2 * few]
+        )
+        return next((found for found in tries if found is not None), None)
+
+    def _failure(self, masks: Mapping[int, np.ndarray]) -> str | None:
         try:
             small = self.run(lambda twin: shrink_(twin, masks, self.graph))
         except Exception as error:
