@@ -15,28 +15,12 @@ from sprig.methods.penalties.gating import fold, gates_of
 from sprig.methods.penalties.grda import GRDA, Grda, GroupGrda, grda_for
 from sprig.methods.penalties.l0 import L0, HardConcrete
 from sprig.methods.penalties.shrinker import Shrinker
-
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)
-    )
-
-
-@pytest.fixture(scope="module")
-def graph():
-    return trace(net().eval(), (torch.randn(2, 6),))
-
-
-def data(generator):
-    x = torch.randn(64, 6, generator=generator)
-    return x, (x[:, :3]).argmax(1)
+from sprig.testing.penalised import perceptron, points
 
 
 def test_fresh_gates_change_nothing(graph, generator):
-    x, _ = data(generator)
-    model = net()
+    x, _ = points(generator)
+    model = perceptron()
     gated = Gates().gated(model, graph).eval()
     torch.testing.assert_close(gated(x), model(x), rtol=1e-5, atol=1e-6)
     added = sum(p.numel() for p in gated.parameters()) - sum(p.numel() for p in model.parameters())
@@ -48,9 +32,9 @@ def test_fresh_gates_change_nothing(graph, generator):
 
 @pytest.mark.parametrize("kind", ["gates", "l0"])
 def test_removing_shut_units_leaves_the_same_logits(kind, graph, generator):
-    x, _ = data(generator)
+    x, _ = points(generator)
     penalty = Gates(rate=4.0) if kind == "gates" else L0(rate=4.0)
-    gated = penalty.gated(net(), graph).double().eval()
+    gated = penalty.gated(perceptron(), graph).double().eval()
     with torch.no_grad():
         for gate in gates_of(gated).values():
             first = gate.alpha if kind == "gates" else gate.log_alpha
@@ -105,7 +89,7 @@ def test_the_guard_keeps_the_last_units(generator):
 
 @pytest.mark.parametrize("penalty", [Gates(strength=0.3, rate=3.0), L0(strength=0.2, rate=3.0)])
 def test_push_is_the_gradient_of_value(penalty, graph, generator):
-    gated = penalty.gated(net(), graph)
+    gated = penalty.gated(perceptron(), graph)
     weights = [
         (w.detach() + 0.3 * torch.randn(w.shape, generator=generator)).double().requires_grad_()
         for w in penalty.gates(gated).values()
@@ -127,10 +111,10 @@ def test_the_chance_of_a_gate_is_that_of_the_formula():
 
 @pytest.mark.parametrize("penalty", [Gates(strength=0.3, least=1), L0(strength=0.2)])
 def test_every_argument_of_gates_changes_something(penalty, graph, generator):
-    x, y = data(generator)
+    x, y = points(generator)
 
     def trail(penalty):
-        gated = penalty.gated(net(), graph).train()
+        gated = penalty.gated(perceptron(), graph).train()
         optimizer = torch.optim.SGD(gated.parameters(), lr=0.05)
         Shrinker(gated, penalty).attach(optimizer)
         with torch.no_grad():
@@ -154,7 +138,7 @@ def test_every_argument_of_gates_changes_something(penalty, graph, generator):
 @pytest.mark.parametrize("config", [Grda(c=0.02), GroupGrda(c=0.02)])
 def test_every_argument_of_grda_changes_something(config, graph):
     def trail(config):
-        model = net()
+        model = perceptron()
         own = torch.Generator().manual_seed(4)
         steps(model, grda_for(model, config, lr=0.1, graph=graph), own, count=8)
         return model[2].weight.detach()
@@ -166,7 +150,7 @@ def test_every_argument_of_grda_changes_something(config, graph):
 
 
 def test_what_cannot_be_gated_is_refused(graph):
-    model = net()
+    model = perceptron()
     with pytest.raises(InputError, match="has no gates"):
         gates_of(model)
     gated = Gates().gated(model, graph)
@@ -184,7 +168,7 @@ def test_what_cannot_be_gated_is_refused(graph):
 
 
 def steps(model, optimizer, generator, *, count=20, rates=None):
-    x, y = data(generator)
+    x, y = points(generator)
     for n in range(count):
         if rates is not None:
             for group in optimizer.param_groups:
@@ -197,11 +181,11 @@ def steps(model, optimizer, generator, *, count=20, rates=None):
 
 def test_grda_without_c_is_sgd_bit_for_bit(graph):
     seeds = [torch.Generator().manual_seed(5) for _ in range(3)]
-    plain = net()
+    plain = perceptron()
     steps(plain, torch.optim.SGD(plain.parameters(), lr=0.1), seeds[0])
-    ours = net()
+    ours = perceptron()
     steps(ours, grda_for(ours, Grda(c=0.0), lr=0.1), seeds[1])
-    grouped = net()
+    grouped = perceptron()
     steps(grouped, grda_for(grouped, GroupGrda(c=0.0), lr=0.1, graph=graph), seeds[2])
     for a, b, c in zip(plain.parameters(), ours.parameters(), grouped.parameters()):
         assert torch.equal(a, b)
@@ -209,7 +193,7 @@ def test_grda_without_c_is_sgd_bit_for_bit(graph):
 
 
 def test_the_threshold_is_the_closed_form_at_a_constant_rate(generator):
-    model = net()
+    model = perceptron()
     optimizer = grda_for(model, Grda(c=0.01, mu=0.6), lr=0.1)
     steps(model, optimizer, generator, count=25)
     found = optimizer.param_groups[0]["threshold"]
@@ -222,7 +206,7 @@ def test_the_threshold_is_the_closed_form_at_a_constant_rate(generator):
 
 
 def test_the_threshold_adds_up_when_the_rate_changes(generator):
-    model = net()
+    model = perceptron()
     optimizer = grda_for(model, Grda(c=0.01, mu=0.6), lr=0.1)
     rates = [0.1] * 5 + [0.02] * 5
     steps(model, optimizer, generator, count=10, rates=rates)
@@ -232,7 +216,7 @@ def test_the_threshold_adds_up_when_the_rate_changes(generator):
 
 @pytest.mark.parametrize("scale", ["size", "one"])
 def test_group_grda_thresholds_whole_units(scale, graph, generator):
-    model = net()
+    model = perceptron()
     c = 0.4 if scale == "size" else 1.1
     optimizer = grda_for(model, GroupGrda(c=c, mu=0.6, scale=scale), lr=0.1, graph=graph)
     steps(model, optimizer, generator, count=25)
@@ -249,7 +233,7 @@ def test_grda_resumes_with_the_same_bits(tmp_path):
     from sprig.training import FinetuneConfig, Moment, finetune
 
     generator = torch.Generator().manual_seed(2)
-    batches = [data(generator) for _ in range(4)]
+    batches = [points(generator) for _ in range(4)]
     config = FinetuneConfig(epochs=4, lr=0.1)
     options = {"config": config, "optimizer": lambda m: grda_for(m, Grda(c=0.01), lr=0.1)}
 
@@ -257,10 +241,10 @@ def test_grda_resumes_with_the_same_bits(tmp_path):
         if moment is Moment.EPOCH_OPENS and run.epoch == 2:
             raise KeyboardInterrupt
 
-    whole = finetune(net(), batches, **options)
+    whole = finetune(perceptron(), batches, **options)
     with pytest.raises(KeyboardInterrupt):
-        finetune(net(), batches, hooks=[stop], folder=tmp_path, **options)
-    rest = finetune(net(), batches, folder=tmp_path, resume=True, **options)
+        finetune(perceptron(), batches, hooks=[stop], folder=tmp_path, **options)
+    rest = finetune(perceptron(), batches, folder=tmp_path, resume=True, **options)
     assert rest.resumed
     for a, b in zip(whole.model.parameters(), rest.model.parameters()):
         assert torch.equal(a, b)
@@ -272,10 +256,10 @@ def test_settings_of_grda_that_make_no_sense_are_refused(graph):
     with pytest.raises(InputError, match=r"mu is 1\.0"):
         GroupGrda(mu=1.0)
     with pytest.raises(InputError, match="lr is 0"):
-        GRDA(net().parameters(), lr=0.0)
+        GRDA(perceptron().parameters(), lr=0.0)
     with pytest.raises(InputError, match="give graph="):
-        grda_for(net(), GroupGrda(), lr=0.1)
-    model = net()
+        grda_for(perceptron(), GroupGrda(), lr=0.1)
+    model = perceptron()
     from sprig.methods.penalties.units import units_of
 
     units = units_of(graph, model, set(dict(model.named_parameters())))

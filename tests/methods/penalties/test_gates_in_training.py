@@ -15,30 +15,14 @@ from sprig.methods.penalties.gating import fold, gates_of
 from sprig.methods.penalties.grda import GRDA, Grda, grda_for
 from sprig.methods.penalties.l0 import L0
 from sprig.methods.penalties.shrinker import Shrinker
-
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)
-    )
-
-
-@pytest.fixture(scope="module")
-def graph():
-    return trace(net().eval(), (torch.randn(2, 6),))
-
-
-def data(generator):
-    x = torch.randn(64, 6, generator=generator)
-    return x, (x[:, :3]).argmax(1)
+from sprig.testing.penalised import perceptron, points
 
 
 def trained(penalty, graph, *, steps=400, lr=0.05):
     """What is live after a training, and the network with its gates."""
-    x, y = data(torch.Generator().manual_seed(7))
+    x, y = points(torch.Generator().manual_seed(7))
     torch.manual_seed(2)
-    gated = penalty.gated(net(), graph).train()
+    gated = penalty.gated(perceptron(), graph).train()
     optimizer = torch.optim.SGD(gated.parameters(), lr=lr, momentum=0.9)
     shrinker = Shrinker(gated, penalty).attach(optimizer, tell=lambda text: None)
     for _ in range(steps):
@@ -98,7 +82,9 @@ def test_a_gate_at_its_bound_comes_back_and_feels_the_price():
 
 
 def test_first_gates_of_l0_differ_a_little_and_are_the_same_every_time(graph):
-    first, again = (list(gates_of(L0(rate=4.0).gated(net(), graph)).values()) for _ in range(2))
+    first, again = (
+        list(gates_of(L0(rate=4.0).gated(perceptron(), graph)).values()) for _ in range(2)
+    )
     values = torch.cat([2 * g.log_alpha.detach() for g in first])
     assert 0.002 < float(values.std()) < 0.03
     assert abs(float(values.mean())) < 0.01

@@ -1,48 +1,114 @@
-"""When penalties choose, hold and remove; penalties on units that do nothing at strength zero."""
+"""Factors that grow: when they choose, hold and remove; penalties on units that do nothing at strength zero."""
+
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sprig.core.cost import cost
 from sprig.core.tracing import trace
 from sprig.methods.penalties.adaptive_lasso import AdaptiveLasso
 from sprig.methods.penalties.bn_slimming import BnSlimming
+from sprig.methods.penalties.cut import keep_units
 from sprig.methods.penalties.greg import GReg1, GReg2
 from sprig.methods.penalties.group_halo import GroupHalo
 from sprig.methods.penalties.group_lasso import GroupLasso, SparseGroupLasso
 from sprig.methods.penalties.halo import Halo
-from sprig.methods.penalties.increg import IncReg
+from sprig.methods.penalties.increg import IncReg, increment
 from sprig.methods.penalties.shrinker import Ramp, Shrinker
+from sprig.testing.penalised import Residual, bound
 
 
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.enter, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.up, self.inner = nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6)
-        self.down = nn.Conv2d(6, 4, 1)
-        self.leave = nn.Linear(4, 3)
-
-    def forward(self, x):
-        x = F.relu(self.norm(self.enter(x)))
-        x = F.relu(x + self.down(F.relu(self.inner(self.up(x)))))
-        return self.leave(x.mean((2, 3)))
-
-
-@pytest.fixture(scope="module")
-def residual():
-    torch.manual_seed(0)
-    model = Residual().eval()
-    return model, trace(model, (torch.randn(2, 1, 5, 5),))
+@pytest.mark.parametrize(("target", "curve"), [(8, 0.25), (37, 0.25), (5, 0.1)])
+def test_increments_of_increg(target, curve):
+    at = lambda r: float(increment(torch.tensor(float(r)), target, step=2.0, curve=curve))  # noqa: E731
+    centre = target * math.log(1 / curve) / math.log(2 / curve)
+    assert at(0) == 2.0
+    assert at(centre) == pytest.approx(2.0 * curve)
+    assert at(target) == pytest.approx(0.0, abs=1e-12)
+    assert at(1.5 * target) < at(1.2 * target) < 0
+    values = [at(r) for r in range(2 * target)]
+    assert values == sorted(values, reverse=True)
+    if curve == 0.25:
+        assert at(1.5 * target) == pytest.approx(-0.91 * 2.0, abs=0.02)
+        assert at(2 * target) == pytest.approx(-3.5 * 2.0, abs=0.02)
 
 
-def bound(penalty, residual):
-    model, graph = residual
-    units = penalty.members(graph, model, set(dict(model.named_parameters())))
-    parameters = dict(model.named_parameters())
-    weights = [parameters[n].detach().double() + 0.1 for n in units.names]
-    return penalty.over(units), weights, units
+def run_growth(penalty, residual, *, steps):
+    penalty, weights, units = bound(penalty, residual)
+    goal = [w.clone() for w in weights]
+    state = penalty.init(weights)
+    step = 0
+    while step < steps:
+        step += 1
+        pushed = penalty.push(weights, state)
+        state = penalty.advance(weights, state, lr=0.1)
+        weights = [w - 0.1 * ((w - g) + p) for w, g, p in zip(weights, goal, pushed)]
+        weights = penalty.prox(weights, state, lr=0.1)
+        if penalty.finished(state):
+            break
+    return penalty, weights, units, state, step
+
+
+def test_increg_removes_exactly_its_targets_and_releases_the_rest(residual):
+    penalty, weights, units, state, _ = run_growth(
+        IncReg(keep=0.5, step=0.02, ceiling=1.0), residual, steps=1500
+    )
+    assert penalty.finished(state)
+    norms = units.norms(weights)
+    for group, gone in zip(units.group.unique().tolist(), (2, 3)):
+        assert int((norms[units.group == group] == 0).sum()) == gone
+    state = penalty.advance(weights, state, lr=0.1)
+    assert float(state["factors"][~state["gone"]].max()) == 0.0
+    plan = keep_units(units, penalty.scores(weights, state))
+    assert plan.cost["params"] < cost(units.graph)["params"]
+    assert sorted(len(k) for k in plan.keep.values()) == [2, 3]
+
+
+def test_increg_counts_the_running_mean_of_ranks(residual):
+    penalty, weights, units = bound(IncReg(step=1e-6), residual)
+    state = penalty.init(weights)
+    seen = []
+    for turn in range(4):
+        wave = [torch.sin(torch.arange(w.numel()).double() + turn) for w in weights]
+        moved = [w * (1 + 0.5 * v.reshape(w.shape)) for w, v in zip(weights, wave)]
+        state = penalty.advance(moved, state, lr=0.1)
+        mine = units.group == units.group[0]
+        seen.append(units.sums(moved, torch.abs)[mine].argsort().argsort().double())
+    torch.testing.assert_close(state["ranks"][mine], torch.stack(seen).mean(0))
+
+
+@pytest.mark.parametrize("kind", [GReg1, GReg2])
+def test_greg_grows_holds_and_removes(kind, residual):
+    more = {"probe": 0.01, "probe_ceiling": 0.05} if kind is GReg2 else {}
+    settings = {"keep": 0.5, "step": 0.1, "every": 2, "ceiling": 2.0, "hold": 10, **more}
+    penalty, weights, units, state, step = run_growth(kind(**settings), residual, steps=500)
+    assert penalty.finished(state)
+    wait = 2 * 5 if kind is GReg2 else 0
+    assert step == wait + 2 * 20 + 10
+    gone = units.norms(weights) == 0
+    assert torch.equal(gone, state["chosen"])
+    assert int(gone.sum()) == 5
+
+
+def test_greg2_ranks_after_all_have_shrunk():
+    """Of two equal weights the one with the flatter loss shrinks more under the same factor, and is chosen."""
+    net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2)).eval()
+    graph = trace(net, (torch.randn(2, 1),))
+    penalty = GReg2(keep=0.5, probe=0.05, probe_ceiling=0.5, every=5)
+    units = penalty.members(graph, net, {"0.weight"})
+    penalty = penalty.over(units)
+    curvature = torch.tensor([[0.2], [5.0]])
+    weights = [torch.tensor([[1.001], [1.0]])]  # by size alone the second would go
+    state = penalty.init(weights)
+    assert not bool(state["chosen"].any())
+    for _ in range(60):
+        pushed = penalty.push(weights, state)[0]
+        state = penalty.advance(weights, state, lr=0.1)
+        weights = [weights[0] - 0.1 * (curvature * (weights[0] - 1.0) + pushed)]
+    assert state["chosen"].tolist() == [True, False]
 
 
 def test_greg1_chooses_when_it_begins(residual):

@@ -23,6 +23,7 @@ from sprig.methods.penalties.sws import Sws
 from sprig.models.lenet import LeNet300100
 from sprig.models.resnet_small import SmallResNet
 from sprig.models.vgg_small import SmallVGG
+from sprig.testing.penalised import perceptron
 from sprig.training import TrainConfig
 
 PUBLISHED = {
@@ -36,18 +37,6 @@ PUBLISHED = {
 def published(request):
     torch.manual_seed(0)
     return PUBLISHED[request.param]()
-
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)
-    )
-
-
-@pytest.fixture(scope="module")
-def graph():
-    return trace(net().eval(), (torch.randn(2, 6),))
 
 
 def sgd(model, lr=0.1):
@@ -141,7 +130,7 @@ def test_a_path_goes_down_its_slope_and_stops_where_there_is_none():
     ids=str,
 )
 def test_penalties_on_groups_and_gates_are_told(penalty, steps, told, graph):
-    model = penalty.gated(net(), graph) if hasattr(penalty, "gated") else net()
+    model = penalty.gated(perceptron(), graph) if hasattr(penalty, "gated") else perceptron()
     shrinker = Shrinker(model, penalty, graph=graph, steps=steps)
     said = []
     shrinker.attach(sgd(model), tell=said.append)
@@ -151,7 +140,7 @@ def test_penalties_on_groups_and_gates_are_told(penalty, steps, told, graph):
 
 
 def test_a_penalty_that_never_begins_is_told():
-    model = net()
+    model = perceptron()
     said = []
     for begin in (0, 100):
         shrinker = Shrinker(model, L1(strength=0.1), ramp=Ramp(begin=begin), steps=100)
@@ -161,7 +150,7 @@ def test_a_penalty_that_never_begins_is_told():
 
 
 def test_the_rate_is_that_which_a_schedule_comes_to():
-    model = net()
+    model = perceptron()
     optimizer = sgd(model)
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 10))
     assert optimizer.param_groups[0]["lr"] == 0.0
@@ -183,7 +172,7 @@ def test_a_threshold_that_stays_below_all_weights_is_told(graph):
         notes = []
         for c in (1e-6, 5.0):
             found = train_and_cut(
-                net(),
+                perceptron(),
                 batches,
                 method=method,
                 settings=config(c=c),
@@ -194,12 +183,12 @@ def test_a_threshold_that_stays_below_all_weights_is_told(graph):
         assert [len(n) for n in notes] == [1, 0]
         closed = 1e-6 * 0.05**0.5 * (8 * 0.05) ** 0.51
         assert f"in 8 steps its threshold comes to {closed:.1e}" in notes[0][0]
-    assert grda_for(net(), Grda(c=0.0), lr=0.1).idle(1000) is not None
+    assert grda_for(perceptron(), Grda(c=0.0), lr=0.1).idle(1000) is not None
 
 
 @pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.RMSprop])
 def test_an_optimiser_that_divides_by_the_gradients_size_is_told(make, graph):
-    model = net()
+    model = perceptron()
 
     def said(penalty, optimizer=None):
         found = []
@@ -227,10 +216,10 @@ def test_an_optimiser_that_divides_by_the_gradients_size_is_told(make, graph):
 def test_training_with_adamw_says_what_becomes_of_a_push():
     x = torch.randn(16, 6, generator=torch.Generator().manual_seed(1))
     found = train_and_cut(
-        net(), [(x, x[:, :3].argmax(1))] * 4, config=TrainConfig(epochs=1, optimizer="adamw")
+        perceptron(), [(x, x[:, :3].argmax(1))] * 4, config=TrainConfig(epochs=1, optimizer="adamw")
     )
     assert "AdamW divides a gradient by its size" in found.notes[0]
-    gates = Gates().gated(net(), trace(net().eval(), (x[:2],)))
+    gates = Gates().gated(perceptron(), trace(perceptron().eval(), (x[:2],)))
     Shrinker(gates, Gates()).attach(
         torch.optim.Adam(gates.parameters())
     )  # as such gates are trained

@@ -1,19 +1,14 @@
-"""The cut, and training and cut in one call."""
+"""Training and cut in one call."""
 
 import pytest
 import torch
 from torch import nn
 
-from sprig.core.cost import cost
 from sprig.core.errors import InputError, StoreError
 from sprig.core.tracing import trace
 from sprig.core.types import Budget
 from sprig.methods.penalties.cut import (
-    apply_masks,
-    keep_budget,
     keep_largest,
-    keep_within,
-    positions,
 )
 from sprig.methods.penalties.gates import Gates
 from sprig.methods.penalties.grda import GroupGrda
@@ -24,151 +19,13 @@ from sprig.methods.penalties.l1 import L1
 from sprig.methods.penalties.run import Cut, train_and_cut
 from sprig.methods.penalties.scope import Scope
 from sprig.methods.penalties.shelf import PENALTIES
-from sprig.models.resnet_small import SmallResNet
+from sprig.testing.penalised import perceptron
 from sprig.training import FinetuneConfig, Moment, TrainConfig, finetune
 from sprig.training.masks import HeldZeros
 
 
-def net(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)
-    )
-
-
-@pytest.fixture(scope="module")
-def batches():
-    g = torch.Generator().manual_seed(1)
-    xs = [torch.randn(16, 6, generator=g) for _ in range(6)]
-    return [(x, x[:, :3].argmax(1)) for x in xs]
-
-
-@pytest.fixture(scope="module")
-def graph():
-    return trace(net().eval(), (torch.randn(2, 6),))
-
-
-def test_the_largest_stay_and_ties_at_the_threshold_go(generator):
-    weights = {
-        "a": torch.randn(30, 4, generator=generator),
-        "b": torch.randn(50, generator=generator),
-    }
-    masks = keep_largest(weights, 0.3)
-    every = torch.cat([w.abs().flatten() for w in weights.values()]).sort(descending=True).values
-    for name, mask in masks.items():
-        assert torch.equal(mask, weights[name].abs() >= every[50])
-    layered = keep_largest(weights, 0.3, per_layer=True)
-    assert [int(m.sum()) for m in layered.values()] == [36, 15]
-    tied = keep_largest({"a": torch.tensor([2.0, 1.0, -1.0, 1.0])}, 0.5)
-    assert tied["a"].tolist() == [True, False, False, False]
-    zeros = keep_largest({"a": torch.tensor([0.0, 0.0, 3.0, 0.0])}, 1.0)
-    assert zeros["a"].tolist() == [False, False, True, False]
-    with pytest.raises(InputError, match=r"keep is 1\.5"):
-        keep_largest(weights, 1.5)
-    with pytest.raises(InputError, match="keep no weight at all"):
-        keep_largest({"a": torch.ones(3)}, 0.1)
-
-
-def test_prices_are_paid_from_the_largest_down():
-    weights = {"a": torch.tensor([5.0, 1.0]), "b": torch.tensor([4.0, 3.0, 2.0])}
-    masks = keep_within(weights, {"a": 10.0, "b": 1.0}, 12.0)
-    assert masks["a"].tolist() == [True, False]
-    assert masks["b"].tolist() == [True, True, False]
-
-
-def test_multiply_adds_per_weight_are_those_of_the_graph():
-    torch.manual_seed(0)
-    model = SmallResNet(1, in_channels=1, width=4).eval()
-    x = torch.randn(2, 1, 12, 12)
-    used = positions(model, (x,), {})
-    parameters = dict(model.named_parameters())
-    total = sum(used[n] * parameters[n].numel() for n in used)
-    assert round(total) == cost(trace(model, (x,)))["macs"]
-    up = nn.Sequential(nn.ConvTranspose2d(2, 6, 2, stride=2, groups=2)).eval()
-    assert positions(up, (torch.randn(3, 2, 5, 5),), {}) == {"0.weight": 25.0}
-
-
-@pytest.mark.parametrize("unit", ["params", "macs"])
-def test_budgets_of_masks_are_met_by_what_is_not_zero(unit):
-    torch.manual_seed(0)
-    model = SmallResNet(1, in_channels=1, width=4).eval()
-    x = torch.randn(2, 1, 12, 12)
-    parameters = dict(model.named_parameters())
-    weights = {n: p.detach() for n, p in parameters.items() if p.ndim > 1 and n != "fc.weight"}
-    masks = keep_budget(model, weights, Budget(**{unit: 0.4}), args=(x,))
-    price = positions(model, (x,), {}) if unit == "macs" else dict.fromkeys(parameters, 1.0)
-    apply_masks(model, masks)
-    alive = {n: int(masks[n].sum()) if n in masks else p.numel() for n, p in parameters.items()}
-    spent = sum(price.get(n, 0.0) * c for n, c in alive.items())
-    dense = sum(price.get(n, 0.0) * p.numel() for n, p in parameters.items())
-    most = max(price.values())
-    assert 0.4 * dense - 2 * most <= spent <= 0.4 * dense
-    with pytest.raises(InputError, match="below what is not penalised"):
-        keep_budget(
-            model, {"fc.weight": weights["conv1.weight"]}, Budget(**{unit: 0.01}), args=(x,)
-        )
-    with pytest.raises(InputError, match=r"one of params= or macs="):
-        keep_budget(model, weights, Budget(bytes=0.5))
-
-
-class Sentences(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.again, self.out = nn.GRU(8, 6, batch_first=True), nn.Linear(6, 3)
-
-    def forward(self, x):
-        x = x + self.attention(x, x, x, need_weights=False)[0]
-        return self.out(self.again(x)[0][:, -1])
-
-
-@pytest.mark.parametrize("per_layer", [False, True])
-def test_budgets_of_masks_count_attention_and_recurrent_weights(per_layer):
-    torch.manual_seed(0)
-    places, model = 5, Sentences().eval()
-    x = torch.randn(3, places, 8)
-    found = train_and_cut(
-        model,
-        [(x, torch.arange(3))],
-        method="l1",
-        config=TrainConfig(epochs=1, lr=0.01),
-        cut=Cut(budget=Budget(macs=0.5), per_layer=per_layer),
-        example=(x,),
-    )
-    by_hand = {n: 1 if n == "out.weight" else places for n in found.masks}
-    products = 2 * places * places * 8  # of attention, which no mask makes fewer
-    dense = cost(trace(model, (x,)))["macs"]
-    assert dense == products + sum(by_hand[n] * m.numel() for n, m in found.masks.items())
-    spent = products + sum(by_hand[n] * int(m.sum()) for n, m in found.masks.items())
-    assert (0.42 if per_layer else 0.49) * dense < spent <= 0.5 * dense
-    shares = list(found.kept.values())
-    assert (max(shares) - min(shares) < 0.1) == per_layer
-    assert not any("no graph" in note for note in found.notes)
-
-
-class Odd(nn.Module):
-    """What no trace can follow."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
-
-    def forward(self, x):
-        x = self.a(x)
-        return self.b(torch.relu(x) if bool(x.sum() > 0) else torch.relu(2 * x))
-
-
-def test_without_a_graph_multiply_adds_are_counted_on_layers_and_that_is_told(batches):
-    found = train_and_cut(
-        Odd(), batches, method="l1", config=TrainConfig(epochs=1, lr=0.01),
-        cut=Cut(budget=Budget(macs=0.5)), example=(batches[0][0],),
-    )  # fmt: skip
-    assert sum(int(m.sum()) for m in found.masks.values()) == (96 + 48) // 2
-    assert any("no graph of this model" in note for note in found.notes)
-
-
 def test_held_masks_stay_while_momentum_pulls(batches):
-    model = net()
+    model = perceptron()
     weights = {n: p.detach() for n, p in model.named_parameters() if p.ndim > 1}
     held = HeldZeros(keep_largest(weights, 0.2))
     record = finetune(model, batches, config=FinetuneConfig(epochs=3, lr=0.1), hooks=[held])
@@ -198,7 +55,7 @@ def test_every_method_trains_and_ends_as_it_says(method, batches, graph):
     settings = entry.config(**FAST.get(method, {}))
     cut = Cut() if entry.kind == "gates" else Cut(keep=0.4)
     found = train_and_cut(
-        net(),
+        perceptron(),
         batches,
         method=method,
         settings=settings,
@@ -224,7 +81,7 @@ def test_every_method_trains_and_ends_as_it_says(method, batches, graph):
             if name in found.masks:
                 assert not bool((p[~found.masks[name]] != 0).any())
     assert found.model(x).shape == (16, 3)
-    assert type(found.model) is type(net())
+    assert type(found.model) is type(perceptron())
 
 
 @pytest.mark.parametrize(
@@ -235,7 +92,7 @@ def test_interrupted_and_resumed_the_result_has_the_same_bits(method, batches, g
 
     def go(hooks=(), **more):
         return train_and_cut(
-            net(),
+            perceptron(),
             batches,
             method=method,
             settings=entry.config(**FAST.get(method, {})),
@@ -284,14 +141,14 @@ def test_a_training_is_resumed_as_it_was_begun(first, then, text, batches, graph
 
     same = {"config": TrainConfig(epochs=3, lr=0.01), "graph": graph, "folder": tmp_path}
     with pytest.raises(KeyboardInterrupt):
-        train_and_cut(net(), batches, hooks=[stop], **first, **same)
+        train_and_cut(perceptron(), batches, hooks=[stop], **first, **same)
     with pytest.raises(StoreError, match=text):
-        train_and_cut(net(), batches, resume=True, **then, **same)
+        train_and_cut(perceptron(), batches, resume=True, **then, **same)
 
 
 def test_single_zeros_in_the_units_that_stay_are_masks(batches, graph):
     found = train_and_cut(
-        net(),
+        perceptron(),
         batches,
         method="sparse-group-lasso",
         settings=SparseGroupLasso(strength=0.01, mix=0.7),
@@ -332,11 +189,13 @@ def test_slimming_a_network_with_norms_takes_its_channels(batches):
 
 def test_notes_say_what_was_not_done(batches, graph):
     config = TrainConfig(epochs=1, lr=0.01)
-    weak = train_and_cut(net(), batches, settings=Halo(xi=1e-8, psi=1e-8, rate=1.0), config=config)
+    weak = train_and_cut(
+        perceptron(), batches, settings=Halo(xi=1e-8, psi=1e-8, rate=1.0), config=config
+    )
     assert "does nothing with these settings" in weak.notes[0]
     assert "nothing was cut" in weak.notes[1]
     late = train_and_cut(
-        net(), batches, method="increg", settings=IncReg(), config=config, graph=graph
+        perceptron(), batches, method="increg", settings=IncReg(), config=config, graph=graph
     )
     assert "IncReg does nothing with these settings" in late.notes[0]
     assert "had not come to its end" in late.notes[1]
@@ -345,10 +204,12 @@ def test_notes_say_what_was_not_done(batches, graph):
     )
     assert "no unit was removed" in late.notes[2]
     greg = PENALTIES["greg1"].config(step=0.2, every=1, hold=1000)
-    held = train_and_cut(net(), batches, method="greg1", settings=greg, config=config, graph=graph)
+    held = train_and_cut(
+        perceptron(), batches, method="greg1", settings=greg, config=config, graph=graph
+    )
     assert held.notes[0].endswith("what it had chosen by then is cut as it is")
     assert [len(k) for k in held.plan.keep.values()] == [3, 2]
-    thin = train_and_cut(net(), batches, method="l1", config=config, cut=Cut(keep=0.005))
+    thin = train_and_cut(perceptron(), batches, method="l1", config=config, cut=Cut(keep=0.005))
     assert any("left nothing in" in note for note in thin.notes)
     assert thin.kept["0.weight"] < 0.05
 
@@ -387,17 +248,23 @@ def test_groups_that_a_method_leaves_alone_are_noted(method, batches):
 
 def test_calls_that_make_no_sense_are_refused(batches, graph):
     with pytest.raises(InputError, match="unknown method 'hallo'; known are halo, l1"):
-        train_and_cut(net(), batches, method="hallo")
+        train_and_cut(perceptron(), batches, method="hallo")
     with pytest.raises(InputError, match="settings of halo are a Halo, found a L1"):
-        train_and_cut(net(), batches, settings=L1())
+        train_and_cut(perceptron(), batches, settings=L1())
     with pytest.raises(InputError, match="gates decides itself"):
-        train_and_cut(net(), batches, method="gates", settings=Gates(), cut=Cut(keep=0.5))
+        train_and_cut(perceptron(), batches, method="gates", settings=Gates(), cut=Cut(keep=0.5))
     with pytest.raises(InputError, match="group-lasso acts on groups"):
-        train_and_cut(net(), batches, method="group-lasso", settings=GroupLasso())
+        train_and_cut(perceptron(), batches, method="group-lasso", settings=GroupLasso())
     config = TrainConfig(epochs=1)
     with pytest.raises(InputError, match="not both"):
         train_and_cut(
-            net(), batches, method="l1", config=config, cut=Cut(keep=0.5, budget=Budget(params=0.5))
+            perceptron(),
+            batches,
+            method="l1",
+            config=config,
+            cut=Cut(keep=0.5, budget=Budget(params=0.5)),
         )
     with pytest.raises(InputError, match="counted on an example"):
-        train_and_cut(net(), batches, method="l1", config=config, cut=Cut(budget=Budget(macs=0.5)))
+        train_and_cut(
+            perceptron(), batches, method="l1", config=config, cut=Cut(budget=Budget(macs=0.5))
+        )
