@@ -5,7 +5,8 @@
     python benchmarks/shrinkage.py page > shrinkage.md                                          the tables
 
 Networks: lenet300100, resnet20, vgg16bn (16 channels wide in its first stage), on Fashion-MNIST. Every arm gets the
-same number of trials (six; plain magnitude has nothing to choose) and the same epochs in all. The validation split is
+same number of trials (six for LeNet, four for the others; plain magnitude has nothing to choose) and the same epochs
+in all. The validation split is
 10,000 of the 60,000 training images, drawn with a fixed seed; the test images are looked at by `run` alone, which
 trains on all training images. Chosen is what has the best accuracy at 95% sparse on the validation split, among trials
 of the same number of images; where there are several such sets, the one of the most images. As in the library,
@@ -46,9 +47,11 @@ def complete(rows, trials, by):
     return list(sets[max(full)].values()) if full else []
 
 
-def best(rows, net, arm, epochs):
+def best(rows, net, arm, epochs, bf16):
     """Number of the setting with the best validation accuracy at 95%."""
-    wanted = {"kind": "tune", "net": net, "arm": arm, "epochs": epochs, "renewed": True}
+    wanted = {
+        "kind": "tune", "net": net, "arm": arm, "epochs": epochs, "renewed": True, "bf16": bf16,
+    }  # fmt: skip
     mine = [r for r in rows if wanted.items() <= r.items()]
     trials = len(arms(NETS[net])[arm])
     alike = complete(mine, trials, ("images", "judges"))
@@ -63,15 +66,16 @@ def read(path):
     for row in rows:
         if row.get("net") in NETS:
             row.setdefault("judges", VALIDATION)
+            row.setdefault("bf16", False)
             row.setdefault("renewed", row["net"] == "lenet300100")
     return rows
 
 
-def key_of(what, net, arm, number, seed, epochs, images, judges):
+def key_of(what, net, arm, number, seed, epochs, images, judges, bf16):
     """What tells one trial from every other."""
     return {
         "kind": what, "net": net, "arm": arm, "number": number, "seed": seed,
-        "epochs": epochs, "images": images, "judges": judges, "renewed": True,
+        "epochs": epochs, "images": images, "judges": judges, "renewed": True, "bf16": bf16,
     }  # fmt: skip
 
 
@@ -101,6 +105,8 @@ def length(row):
     text = str(row["epochs"])
     if row.get("images", FULL) != FULL:
         text += f" of {row['images']:,} images"
+    if row.get("bf16"):
+        text += ", bfloat16"
     if row.get("judges", VALIDATION) != VALIDATION:
         text += f", judged on {row['judges']:,}"
     return text
@@ -124,14 +130,14 @@ def page(rows):
         ]
         for arm in arms(NETS[net]):
             every = [r for r in found if r["arm"] == arm]
-            for mine in together(every, ("epochs", "images", "judges", "number")):
+            for mine in together(every, ("epochs", "images", "judges", "bf16", "number")):
                 shown = {
                     k: v
                     for k, v in mine[0]["settings"].items()
                     if k in ("strength", "xi", "decay", "tuned", "gradual") and v
                 }
                 setting = ", ".join(f"{k} {v:g}" for k, v in shown.items()) or "none"
-                cells = [cell([r[head] for r in mine]) for head in heads]
+                cells = [cell([r.get(head) for r in mine]) for head in heads]
                 lines.append(
                     f"| {arm} | {setting} | {length(mine[0])} | {len(mine)} | "
                     + " | ".join(cells)
@@ -151,6 +157,10 @@ def main():
     parser.add_argument("--tuned-at", type=int, default=None, help="epochs of the tuning")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", default=None)
+    parser.add_argument(
+        "--zeros", type=float, nargs="*", default=SPARSITIES, help="shares of zeros"
+    )
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--images", type=int, default=None, help="training images; all by default")
     parser.add_argument("--judges", type=int, default=None, help="images judged on; all by default")
     parser.add_argument("--results", type=Path, default=Path("shrinkage.jsonl"))
@@ -172,11 +182,13 @@ def main():
     for arm in given.arms or every:
         at = given.tuned_at or given.epochs
         plain = len(every[arm]) == 1
-        chosen = [0] if plain or tuning else [best(rows, given.net, arm, at)]
+        chosen = [0] if plain or tuning else [best(rows, given.net, arm, at, given.bf16)]
         for number in range(len(every[arm])) if tuning else chosen:
             for seed in [0] if tuning else given.seeds:
                 sizes = len(fit[0]), len(judge[0])
-                key = key_of(given.what, given.net, arm, number, seed, given.epochs, *sizes)
+                key = key_of(
+                    given.what, given.net, arm, number, seed, given.epochs, *sizes, given.bf16
+                )
                 if done(rows, key):
                     continue
                 begin = time.process_time()
@@ -184,12 +196,21 @@ def main():
                 row = {
                     **key,
                     "settings": trial.told(),
-                    **one(net, trial, seed, fit, judge, given.epochs),
+                    **one(
+                        net,
+                        trial,
+                        seed,
+                        fit,
+                        judge,
+                        given.epochs,
+                        zeros=given.zeros,
+                        bf16=given.bf16,
+                    ),
                 }
                 row["seconds"] = round(time.process_time() - begin, 1)
                 with given.results.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-                shown = {k: row[k] for k in ("uncut", *map(str, SPARSITIES))}
+                shown = {k: row[k] for k in ("uncut", *map(str, given.zeros))}
                 print(arm, number, seed, shown, flush=True)
 
 

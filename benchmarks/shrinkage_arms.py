@@ -6,6 +6,7 @@ of the epochs is taken from the same total. `gradual`: zeros grow by the cube la
 (2017) while it trains. What is cut and not trained on gets its batch norms' statistics anew, as the library does it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,8 +47,8 @@ def _vgg() -> nn.Module:
 
 NETS = {
     "lenet300100": Net(LeNet300100, 0.05, 100, False, 0.0, (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4)),
-    "resnet20": Net(lambda: resnet20(in_channels=1), 0.1, 128, True, 1e-4, (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4)),
-    "vgg16bn": Net(_vgg, 0.05, 128, True, 1e-4, (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4)),
+    "resnet20": Net(lambda: resnet20(in_channels=1), 0.1, 128, True, 1e-4, (1e-4, 3e-4, 1e-3, 3e-3)),
+    "vgg16bn": Net(_vgg, 0.05, 128, True, 1e-4, (1e-4, 3e-4, 1e-3, 3e-3)),
 }  # fmt: skip
 
 
@@ -67,22 +68,22 @@ class Trial:
         return found | {k: v for k, v in plain.items() if v}
 
 
-DECAYS = (0.0, 1e-4, 5e-4)
-
-
 def arms(net: Net) -> dict[str, list[Trial]]:
-    """Six settings for every arm, but one for plain magnitude."""
+    """As many settings for every arm as the network has strengths, but one for plain magnitude."""
     modes = {
         "halo": "joint",
         "halo, closed": "closed",
         "halo, proximal": "proximal",
     }
     decays = (1e-5, 5e-5, 1e-4, 3e-4, 5e-4, 1e-3)
+    zeros = (0.0, 1e-4, 5e-4)  # weight decays beside a cut that is trained on
+    if len(net.strengths) == 4:
+        decays, zeros = (1e-4, 5e-4, 1e-3, 2e-3), (1e-4, 5e-4)
     return {
         "magnitude": [Trial(decay=0.0)],
         "magnitude, weight decay": [Trial(decay=d) for d in decays],
-        "magnitude, fine-tuned": [Trial(decay=d, tuned=t) for t in (0.25, 0.5) for d in DECAYS],
-        "gradual magnitude": [Trial(decay=d, gradual=g) for g in (0.5, 0.75) for d in DECAYS],
+        "magnitude, fine-tuned": [Trial(decay=d, tuned=t) for t in (0.25, 0.5) for d in zeros],
+        "gradual magnitude": [Trial(decay=d, gradual=g) for g in (0.5, 0.75) for d in zeros],
         "l1": [Trial(L1(strength=s)) for s in net.strengths],
         **{
             name: [Trial(Halo(xi=s, psi=s, mode=mode)) for s in net.strengths]
@@ -150,11 +151,16 @@ class Gradual:
         apply_masks(run.model, self.masks)
 
 
-def one(net: Net, trial: Trial, seed: int, fit: Any, judge: Any, epochs: int) -> dict[str, Any]:
-    """One trial: accuracy before the cut and at every sparsity, in as many trainings as the arm needs."""
+def one(
+    net: Net, trial: Trial, seed: int, fit: Any, judge: Any, epochs: int, *,
+    zeros: Sequence[float] = SPARSITIES, bf16: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """One trial: accuracy before the cut and at every share of `zeros`, in as many trainings as the arm needs."""
     data = Images(*fit, net.batch, net.augment, seed)
     decay = trial.decay if trial.decay is not None else net.decay
-    config = TrainConfig(epochs=epochs, lr=net.lr, weight_decay=decay, warmup=0.0, seed=seed)
+    config = TrainConfig(
+        epochs=epochs, lr=net.lr, weight_decay=decay, warmup=0.0, seed=seed, bf16=bf16, channels_last=bf16
+    )  # fmt: skip
 
     def start() -> nn.Module:
         torch.manual_seed(seed)
@@ -162,7 +168,7 @@ def one(net: Net, trial: Trial, seed: int, fit: Any, judge: Any, epochs: int) ->
 
     row: dict[str, Any] = {}
     if trial.gradual:
-        for sparsity in SPARSITIES:
+        for sparsity in zeros:
             grow = Gradual(goal=sparsity, end=trial.gradual)
             record = train(start(), data, config=config, hooks=[grow])
             row[str(sparsity)] = share_right(record.model, *judge)
@@ -173,7 +179,7 @@ def one(net: Net, trial: Trial, seed: int, fit: Any, judge: Any, epochs: int) ->
     record = train(start(), data, config=first, hooks=[hook] if hook else [])
     row["uncut"] = share_right(record.model, *judge)
     weights = {n: p.detach() for n, p in penalised(record.model).items()}
-    for sparsity in SPARSITIES:
+    for sparsity in zeros:
         masks = keep_largest(weights, 1 - sparsity)
         if after:
             tuning = replace(config, epochs=after, lr=net.lr / 2, seed=seed + 1)

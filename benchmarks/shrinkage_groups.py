@@ -17,8 +17,10 @@ Each line of the results is one trial: test accuracy right after the cut (batch 
 
 import argparse
 import json
+import tempfile
 import time
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -72,7 +74,13 @@ def training(bench, given, seed):
     return replace(data, images=data.images[: given.images], labels=data.labels[: given.images])
 
 
-def one(bench, arm, settings, seed, budget, given, judge):
+def folder_of(settings, key, given):
+    """Where the training under a penalty is kept: one that no budget changes is cut at every budget."""
+    known = sha256(repr((settings, sorted(key.items()))).encode()).hexdigest()[:16]
+    return given.kept / known
+
+
+def one(bench, arm, settings, seed, budget, given, judge, key):
     """One trial."""
     dense = fresh(bench.dense(seed))
     data = training(bench, given, seed)
@@ -90,8 +98,9 @@ def one(bench, arm, settings, seed, budget, given, judge):
                 dense, (EXAMPLE,), [x for x, _ in bench.calibration], Budget(macs=budget), method=arm
             ).model  # fmt: skip
     else:
+        own = settled(settings, budget)
         found = train_and_cut(
-            dense, data, method=arm, settings=settled(settings, budget),
+            dense, data, method=arm, settings=own, folder=folder_of(own, key, given), resume=True,
             config=replace(config, lr=10 * LR) if arm == "group-grda" else config,
             graph=trace(dense, (EXAMPLE,)), example=(EXAMPLE,),
             cut=Cut() if arm in OWN else Cut(budget=Budget(macs=budget)),
@@ -198,6 +207,13 @@ def main():
     parser.add_argument("--results", type=Path, default=Path("shrinkage_groups.jsonl"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        given.kept = Path(folder)
+        work(given)
+
+
+def work(given):
+    """What was asked for."""
     rows = read(given.results)
     if given.what == "page":
         print(page(rows))
@@ -230,7 +246,7 @@ def main():
                     if arm in OWN and done(rows, key):  # trained already: no budget changes it
                         found = next(r for r in rows if key.items() <= r.items())
                     else:
-                        found = one(bench, arm, settings, seed, budget, given, judge)
+                        found = one(bench, arm, settings, seed, budget, given, judge, key)
                     row = {**found, **key, "budget": budget, "settings": told}
                     rows.append(row)
                     with given.results.open("a") as file:

@@ -28,6 +28,7 @@ TEXT = "hidden_size=16&num_hidden_layers=2&num_attention_heads=4&intermediate_si
 EYES = "hidden_size=16&num_hidden_layers=2&num_attention_heads=4&intermediate_size=22&image_size=16&patch_size=8"
 T5 = "d_model=16&d_kv=4&d_ff=22&num_layers=2&num_heads=4&vocab_size=31"
 GPT2 = "n_embd=16&n_layer=2&n_head=4&n_inner=22&vocab_size=31&n_positions=16&bos_token_id=1&eos_token_id=2"
+FALCON = "hidden_size=16&num_hidden_layers=2&num_attention_heads=4&vocab_size=31"
 LLAMA = f"{TEXT}&max_position_embeddings=16"
 BOTH = "&".join(
     [f"text_config.{k}" for k in f"{TEXT}&eos_token_id=2&bos_token_id=1".split("&")]
@@ -162,10 +163,11 @@ FAMILIES = {
         f"hf:gpt2?{GPT2}&class=GPT2LMHeadModel&attn_implementation=eager", text, WRITES
     ),
     "llama-grouped": Family(f"hf:llama?{LLAMA}&num_key_value_heads=2", text, llama(2)),
-    "llama-one-key": Family(  # all heads read the one key: none leaves without the others
-        f"hf:llama?{LLAMA}&num_key_value_heads=1&class=LlamaForCausalLM",
-        text,
-        {"*layers.?.mlp.down_proj.weight": (2, 22)},
+    "llama-one-key": Family(  # all heads read the one key, which is repeated for as many as stay
+        f"hf:llama?{LLAMA}&num_key_value_heads=1&class=LlamaForCausalLM", text, llama(4)
+    ),
+    "llama-one-key-written-out": Family(
+        f"hf:llama?{LLAMA}&num_key_value_heads=1&attn_implementation=eager", text, llama(4)
     ),
     "llama-three-keys": Family(  # as many keys as queries to each, which one number of the module counts
         f"hf:llama?{LLAMA.replace('hidden_size=16', 'hidden_size=36').replace('heads=4', 'heads=9')}"
@@ -175,6 +177,18 @@ FAMILIES = {
     ),
     "llama-written-out": Family(f"hf:llama?{LLAMA}&attn_implementation=eager", text, llama(4)),
     "mistral": Family(f"hf:mistral?{LLAMA}&num_key_value_heads=2&head_dim=4", text, llama(2)),
+    # norms of queries and keys within each head
+    "qwen3": Family(f"hf:qwen3?{LLAMA}&num_key_value_heads=2&head_dim=4", text, llama(2)),
+    "gemma3": Family(f"hf:gemma3_text?{LLAMA}&num_key_value_heads=1&head_dim=4", text, llama(4)),
+    # one map for queries, keys and values, taken apart by ranges
+    "phi3": Family(f"hf:phi3?{LLAMA}&num_key_value_heads=2&pad_token_id=0", text, llama(2)),
+    "gpt-bigcode": Family(f"hf:gpt_bigcode?{GPT2}", text, WRITES),
+    # weights that are turned by hand
+    "falcon": Family(
+        f"hf:falcon?{FALCON}&new_decoder_architecture=true&num_kv_heads=2",
+        text,
+        {"h.?.self_attention.dense.weight": (2, 2), "h.?.mlp.dense_4h_to_h.weight": (2, 64)},
+    ),
     "whisper": Family(f"hf:whisper?{WHISPER}", sound, HEARS),
 }
 RUNS = dict.fromkeys(("bert", "distilbert", "vit", "clip", "t5", "gpt2-words", "whisper"), 0.6)

@@ -85,6 +85,7 @@ def walk(program: torch.export.ExportedProgram, flow: Flow) -> None:
     flow.values.clear()
     flow.buffers.clear()
     flow.parts.clear()
+    flow.turned.clear()
     wanted = _wanted(program)
     named: dict[str, Any] = dict(program.graph_signature.inputs_to_parameters)
     named.update(program.graph_signature.inputs_to_buffers)
@@ -196,7 +197,8 @@ class _Builder:
         return Axis(group, unit)
 
     def _groups(self) -> list[list[int]]:
-        """Classes that meet in one produced dimension share one choice."""
+        """Classes that meet in one produced dimension share one choice; those that never leave have no part in it,
+        unless there are no others."""
         meet = Classes()
         meet.parent = list(range(len(self.classes.parent)))
         rows = [
@@ -212,7 +214,8 @@ class _Builder:
             for root in roots.tolist():
                 if root:
                     found[meet.find(root)].add(root)
-        members = [sorted(units) for units in found.values()]
+        never = self.classes.reason.keys()
+        members = [sorted(units - never or units) for units in found.values()]
         members.sort(key=lambda units: units[0])
         for index, units in enumerate(members):
             for number, root in enumerate(units):

@@ -1,7 +1,10 @@
 """The numbers that modules keep beside their tensors: heads and widths that a reshape takes from `self`."""
 
+import copy
+import inspect
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -50,7 +53,12 @@ def rewrite(model: nn.Module, found: Mapping[str, Mapping[str, int]]) -> None:
         module = model.get_submodule(path)
         for name, value in attributes.items():
             attr, place = placed(name)
-            if place is None:
+            if name.startswith(
+                CONFIG
+            ):  # a copy of its own: the other modules read the one they share
+                module.config = copy.copy(module.config)
+                setattr(module.config, name.removeprefix(CONFIG), value)
+            elif place is None:
                 setattr(module, name, value)
             else:
                 old = getattr(module, attr)
@@ -71,6 +79,9 @@ def placed(name: str) -> tuple[str, int | None]:
 
 def value_of(module: nn.Module, name: str) -> int | None:
     """The number that a module keeps under a name; None: it keeps no whole number there."""
+    if name.startswith(CONFIG):
+        value = vars(vars(module).get("config", object)).get(name.removeprefix(CONFIG))
+        return value if type(value) is int else None
     attr, place = placed(name)
     value = vars(module).get(attr)
     if place is not None:
@@ -84,8 +95,10 @@ WIDTHS = re.compile(
 )
 OTHER = re.compile(
     r"window|kernel|stride|ratio|patch|pad|dilation|depth|index|stage|grid|block|layer|image|img|max|vocab"
-    r"|(key_value|kv)_groups"  # queries per key: whole keys leave with all of theirs
+    r"|(key_value|kv)_groups"  # queries per key: whole keys leave with all of theirs, if there are several
 )
+CONFIG = "config."
+TIMES = re.compile(r"(key_value|kv)_groups$|_per_(key|kv)$|n_rep$|repeat")
 
 
 def number_sources(model: nn.Module, path: str, length: int, kind: str) -> list[tuple[str, str]]:
@@ -99,7 +112,12 @@ def number_sources(model: nn.Module, path: str, length: int, kind: str) -> list[
         return []
     if own(module):  # all its other sizes follow from its tensors
         return []
-    found = [(path, n) for n in [*_integers(module, length, kind), *_in_shapes(module, length)]]
+    names = [
+        *_integers(module, length, kind),
+        *_in_shapes(module, length),
+        *_configured(module, length, kind),
+    ]
+    found = [(path, n) for n in names]
     for name, part in module.named_children():
         if not type(part).__module__.startswith("torch.nn"):
             below = f"{path}.{name}".lstrip(".")
@@ -110,13 +128,28 @@ def number_sources(model: nn.Module, path: str, length: int, kind: str) -> list[
 
 def _integers(module: nn.Module, length: int, kind: str) -> list[str]:
     """Names that speak of what is counted."""
-    equal = [
-        name
-        for name, value in vars(module).items()
-        if type(value) is int and value == length and not OTHER.search(name)
-    ]
+    return _named(vars(module), length, kind)
+
+
+def _named(values: Mapping[str, Any], length: int, kind: str) -> list[str]:
+    equal = [n for n, value in values.items() if type(value) is int and value == length]
+    if kind == "times":
+        return [n for n in equal if TIMES.search(n)]
     wanted = [n for n in equal if (COUNTS if kind == "count" else WIDTHS).search(n)]
-    return [n for n in wanted if kind == "count" or not COUNTS.search(n)]
+    return [n for n in wanted if not OTHER.search(n) and (kind == "count" or not COUNTS.search(n))]
+
+
+def _configured(module: nn.Module, length: int, kind: str) -> list[str]:
+    """The same of the configuration that a module shares with others, where its own `forward` reads that number."""
+    config = vars(module).get("config")
+    if config is None or not hasattr(config, "__dict__"):
+        return []
+    named = _named(vars(config), length, kind)
+    try:
+        text = inspect.getsource(type(module).forward) if named else ""
+    except (OSError, TypeError):  # made at run time
+        return []
+    return [f"{CONFIG}{n}" for n in named if re.search(rf"self\.config\.{n}\b", text)]
 
 
 def _in_shapes(module: nn.Module, length: int) -> list[str]:

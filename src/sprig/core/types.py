@@ -52,7 +52,7 @@ class Number:
     module: str
     length: int
     axis: Axis  # what lies along it
-    kind: Literal["count", "width"]
+    kind: Literal["count", "width", "times"]
 
 
 @dataclass(frozen=True, eq=False)

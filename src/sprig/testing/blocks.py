@@ -242,7 +242,7 @@ class Tied(nn.Module):
 
 
 class TiedDecoder(nn.Module):
-    """The encoder's weight, transposed, decodes: it is read as a whole, so neither of its dimensions leaves."""
+    """The encoder's weight, turned, decodes: what leaves as its input leaves as the decoder's output."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sprig.testing import blocks, decoders, hard, heads, moves, patches, sequences, tokens
+from sprig.testing import blocks, decoders, hard, heads, moves, patches, queries, sequences, tokens
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ TOYS: dict[str, Toy] = {
     "shuffle_thrice": Toy(blocks.shuffle_thrice, IMAGE, ("a",), says="only leave together"),
     "shared": Toy(blocks.Shared, IMAGE, ("stem",)),
     "tied": Toy(blocks.Tied, (4, 6), ("enter", "first")),
-    "tied_decoder": Toy(blocks.TiedDecoder, (4, 6), (), says="also used whole"),
+    "tied_decoder": Toy(blocks.TiedDecoder, (4, 6), ("enter", "encode")),
     "auxiliary": Toy(blocks.Auxiliary, IMAGE, ("stem", "body")),
     # ---- larger maps by transposed convolutions
     "unet": Toy(
@@ -102,6 +102,12 @@ TOYS: dict[str, Toy] = {
         ("up",),
         says="stopped in attend; testing/heads.py:",
     ),
+    "heads_even": Toy(partial(heads.Block, queries.Evened), (2, 5, 8), ("attend.q", "up")),
+    "heads_alone": Toy(partial(heads.Block, queries.Alone), (2, 5, 8), ("attend.q", "up")),
+    "heads_ranges": Toy(partial(heads.Block, queries.Ranges), (2, 5, 8), ("attend.qkv", "up")),
+    "heads_unlike": Toy(partial(heads.Block, queries.Unlike), (2, 5, 8), ("attend.qkv", "up")),
+    "turned": Toy(queries.Turned, (4, 6), ("first", "second", "third")),
+    "offered": Toy(queries.Offered, (4, 6), ("enter",)),
     "words": Toy(tokens.words, (3, 7), ("words", "up")),
     "clip": Toy(tokens.Clip, IMAGE, ("conv",)),
     "patches": Toy(patches.Patches, IMAGE, ("stem", "mix", "back", "last")),
@@ -148,7 +154,7 @@ TOYS: dict[str, Toy] = {
     "dictionary": Toy(hard.Dictionary, IMAGE, ("stem",)),
     # ---- refused, with the reason
     "hard_view": Toy(hard.HardView, IMAGE, ("narrow",), says="(it stopped at testing/hard.py:"),
-    "fixed_slice": Toy(hard.FixedSlice, IMAGE, ("last",), says="fixed range"),
+    "fixed_slice": Toy(hard.FixedSlice, IMAGE, ("last",), says="does not follow a smaller width"),
     "pooled_channels": Toy(hard.PooledChannels, (2, 6, 8), (), says="pooled"),
     "spread": Toy(hard.Spread, IMAGE, (), says="reduced over the channels"),
     "unknown": Toy(

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from sprig.core.ops.contraction import addmm, linear_transposed, multiplied
+from sprig.core.ops.contraction import addmm, linear_of, linear_transposed, multiplied
 from sprig.core.ops.flow import Flow, Labels, module_of
-from sprig.core.ops.notes import ProductNote
+from sprig.core.ops.notes import NumberNote, ProductNote
 from sprig.core.ops.pointwise import meet
 
 FIXED = "channels meet a tensor that cannot be cut"
@@ -125,9 +125,12 @@ def _shared_letters(
 
 def matmul(flow: Flow, node: fx.Node) -> Any:
     """matmul, mm, bmm of any number of dimensions."""
-    x, y = node.args[0], node.args[1]
+    x: Any = node.args[0]
+    y: Any = node.args[1]
     if y in flow.params and len(flow.shape(y)) == 2:
         return linear_transposed(flow, node, x, y, None)
+    if y in flow.turned:
+        return linear_of(flow, node, x, flow.turned[y], None)
     if min(len(flow.shape(x)), len(flow.shape(y))) < 2:
         return addmm(flow, node)
     return _product(flow, node, x, y)
@@ -138,12 +141,30 @@ def _product(flow: Flow, node: fx.Node, x: Any, y: Any) -> Labels:
     names = "abcdefgh"[: dims - 2]
     size: dict[str, int] = {}
     sides = []
+    note_times(flow, node, x, y)
     for arg, last in ((x, "mk"), (y, "kn")):
-        shape = flow.shape(arg)
+        shape = _unlike(flow, arg)
         letters = (names + last)[dims - len(shape) :]
         sides.append(_side(flow.labels(arg), letters, shape, size))
     full, weight = _full(size, names + "mkn"), multiplied(flow, (x, y))
     return contract(flow, node, sides[0], sides[1], names + "mn", full, weight=weight)
+
+
+def _unlike(flow: Flow, node: fx.Node) -> tuple[int, ...]:
+    """The shape, with 1 for dimensions before the last two along which a tensor repeats itself, e.g. one shared key."""
+    shape = flow.shape(node)
+    return (*flow.extent(node)[:-2], *shape[-2:])
+
+
+def note_times(flow: Flow, node: fx.Node, x: fx.Node, y: fx.Node) -> None:
+    """Where one operand is repeated for every head of the other, the module may keep how many times that is."""
+    for one, many in ((x, y), (y, x)):
+        whole, unlike, labels = flow.shape(one), _unlike(flow, one), flow.labels(many)
+        for back in range(3, min(len(whole), labels.ndim) + 1):
+            length = labels.shape[-back]
+            if flow.counting and unlike[-back] == 1 < whole[-back] == length:
+                line = np.moveaxis(labels, -back, 0).reshape(length, -1)
+                flow.numbers.append(NumberNote(module_of(node), length, line, "times"))
 
 
 def _side(labels: Labels, letters: str, shape: tuple[int, ...], size: dict[str, int]) -> Side:
@@ -160,9 +181,14 @@ def _full(size: dict[str, int], letters: str) -> dict[str, int]:
 
 def addmm_row(flow: Flow, node: fx.Node) -> Any:
     """addmm(bias, x, weight): a linear map whose weight stands the other way round, as in GPT-2."""
+    bias: Any
+    weight: Any
     bias, x, weight = node.args[:3]
-    if weight in flow.params and (bias in flow.params) and not node.kwargs:
-        return linear_transposed(flow, node, x, weight, bias)
+    if bias in flow.params and not node.kwargs:
+        if weight in flow.params:
+            return linear_transposed(flow, node, x, weight, bias, argument=1)
+        if weight in flow.turned:
+            return linear_of(flow, node, x, flow.turned[weight], bias, argument=1)
     return addmm(flow, node)
 
 
@@ -174,9 +200,11 @@ def baddbmm(flow: Flow, node: fx.Node) -> Any:
 def attention(flow: Flow, node: fx.Node) -> Any:
     """scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale, enable_gqa)."""
     query, key, value = node.args[:3]
-    q, k, v = (flow.shape(t) for t in (query, key, value))
+    for shared in (key, value):
+        note_times(flow, node, query, shared)
+    q, k, v = flow.shape(query), _unlike(flow, key), _unlike(flow, value)
     labels = [flow.labels(t) for t in (query, key, value)]
-    if node.kwargs.get("enable_gqa") and q[-3] != k[-3]:
+    if node.kwargs.get("enable_gqa") and q[-3] != k[-3] != 1:
         times = q[-3] // k[-3]
         for i in (1, 2):
             if labels[i].shape[-3] > 1:

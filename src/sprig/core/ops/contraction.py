@@ -94,6 +94,13 @@ def conv(flow: Flow, node: fx.Node) -> Any:
 
 def linear(flow: Flow, node: fx.Node) -> Any:
     x, w, b = node.args[0], node.args[1], _pick(node, 2, "bias")
+    if isinstance(w, fx.Node) and w in flow.turned:
+        return linear_transposed(flow, node, x, flow.turned[w], b)
+    return linear_of(flow, node, x, w, b)
+
+
+def linear_of(flow: Flow, node: fx.Node, x: Any, w: Any, b: Any, *, argument: int = 0) -> Any:
+    """x @ W.T + b with a parameter W of shape (out, in), as the node's argument of that number."""
     weight, bias = _parameter(flow, w), _parameter(flow, b)
     if weight is None or flow.parts.get(b) is not None:
         return linear_part(flow, node, x, w, b)
@@ -111,7 +118,7 @@ def linear(flow: Flow, node: fx.Node) -> Any:
         flow.contractions.append(
             ContractionNote(
                 node, "linear", weight, bias, inside, rows, 1, wshape[1],
-                math.prod(shape[:-1]) / flow.batch, True,
+                math.prod(shape[:-1]) / flow.batch, True, argument=argument,
             )
         )  # fmt: skip
     return rows.reshape([1] * (len(shape) - 1) + [-1])
@@ -154,7 +161,9 @@ def linear_part(flow: Flow, node: fx.Node, x: Any, w: Any, b: Any) -> Any:
     return rows.reshape([1] * (len(shape) - 1) + [-1])
 
 
-def linear_transposed(flow: Flow, node: fx.Node, x: Any, w: Any, b: Any) -> Any:
+def linear_transposed(
+    flow: Flow, node: fx.Node, x: Any, w: Any, b: Any, *, argument: int = 0
+) -> Any:
     """x @ W with a parameter W of shape (in, out)."""
     weight, bias = flow.params[w], _parameter(flow, b)
     ins, outs = flow.shape(w)
@@ -168,7 +177,7 @@ def linear_transposed(flow: Flow, node: fx.Node, x: Any, w: Any, b: Any) -> Any:
         flow.contractions.append(
             ContractionNote(
                 node, "linear", weight, bias, inside, rows, 1, ins,
-                math.prod(shape[:-1]) / flow.batch, True, transposed=True, argument=int(b is not None),
+                math.prod(shape[:-1]) / flow.batch, True, transposed=True, argument=argument,
             )
         )  # fmt: skip
     return rows.reshape([1] * (len(shape) - 1) + [-1])

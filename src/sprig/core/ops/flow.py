@@ -87,6 +87,9 @@ class Flow:
     notes: dict[tuple[str, int], SlotNote] = field(default_factory=dict)
     hidden: dict[str, np.ndarray] = field(default_factory=dict)  # of recurrent modules, by name
     params: dict[fx.Node, str] = field(default_factory=dict)
+    turned: dict[fx.Node, fx.Node] = field(
+        default_factory=dict
+    )  # W.T → W, where only products read it
     values: dict[fx.Node, Any] = field(default_factory=dict)
     parts: dict[fx.Node, Any] = field(default_factory=dict)  # see `part`
     canonical: dict[str, str] = field(default_factory=dict)

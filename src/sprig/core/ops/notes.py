@@ -66,7 +66,7 @@ class NumberNote:
     module: str
     length: int
     labels: np.ndarray  # (length, whatever else varies)
-    kind: str  # "count" of heads or the like, or a "width"
+    kind: str  # "count" of heads or the like, a "width", or "times" that something is repeated
 
 
 @dataclass(frozen=True)

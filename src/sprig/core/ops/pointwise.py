@@ -103,7 +103,12 @@ def _meet(
     b: Labels,
     b_size: tuple[int, ...],
 ) -> Labels:
-    """Unite two operands. A side without labels leaves the other alone only where it is broadcast."""
+    """Unite two operands. A side without labels leaves the other alone only where it is broadcast.
+
+    Heads whose inner channels are tied by now, e.g. by the mean of a norm that is written out, vary along the heads
+    alone; a gain per inner channel, shared by all heads, then stays as it is.
+    """
+    a, b = (flow.compact(x) if sum(s > 1 for s in x.shape) > 1 else x for x in (a, b))
     if not a.any() or not b.any():
         kept, bare = (b, a_size) if not a.any() else (a, b_size)
         here = [d for d in range(kept.ndim) if kept.shape[d] > 1 and bare[d] > 1]
@@ -112,6 +117,8 @@ def _meet(
     # a side that is long but unlabelled along a dimension needs all of it
     a = flow.whole(a, _bare(a, b, b_size), node, "channels meet a tensor that cannot be cut")
     b = flow.whole(b, _bare(b, a, a_size), node, "channels meet a tensor that cannot be cut")
+    if not a.any() or not b.any():
+        return _meet(flow, node, a, a_size, b, b_size)
     flow.unite(a, b, "channels meet entries that never leave")
     return np.where(np.broadcast_to(a, _join(a.shape, b.shape)) > 0, *np.broadcast_arrays(a, b))
 

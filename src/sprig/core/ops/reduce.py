@@ -9,6 +9,7 @@ from torch import fx
 from sprig.core.ops.contraction import _pick
 from sprig.core.ops.flow import Flow, Labels, op_name
 from sprig.core.ops.notes import NormNote
+from sprig.core.ops.pointwise import elementwise
 
 
 def batch_norm(flow: Flow, node: fx.Node) -> Any:
@@ -117,6 +118,13 @@ def reduce(flow: Flow, node: fx.Node) -> Any:
     return [result] * len(node.meta["val"]) if many else result
 
 
+def largest(flow: Flow, node: fx.Node) -> Any:
+    """max and min: over all, along a dimension (with the places), or of two tensors."""
+    if len(node.args) > 1 and isinstance(node.args[1], fx.Node):
+        return elementwise(flow, node)
+    return reduce(flow, node)
+
+
 def _by_hand(node: fx.Node) -> bool:
     """Whether a reduction is a step of a norm: a variance, or the mean of squares."""
     before = node.args[0]
@@ -169,6 +177,7 @@ ROWS: dict[str, Any] = {
         ("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm"), batch_norm
     ),
     "instance_norm": batch_norm,
+    **dict.fromkeys(("max", "min"), largest),
     "group_norm": group_norm,
     **dict.fromkeys(("layer_norm", "rms_norm", "native_layer_norm"), layer_norm),
     "linalg_vector_norm": vector_norm,

@@ -9,6 +9,7 @@ from torch import fx
 from sprig.core.ops import parts as rows_of
 from sprig.core.ops.contraction import _pick
 from sprig.core.ops.flow import Flow, Labels, module_of, op_name
+from sprig.core.ops.layouts import extents, runs, taken, turns
 from sprig.core.ops.notes import NumberNote
 
 
@@ -16,6 +17,8 @@ def reshape(flow: Flow, node: fx.Node) -> Labels:
     """view, reshape, flatten, unflatten. Of a dimension that is split, one factor carries the choice (`settle`)."""
     x = node.args[0]
     found = split_merge(flow, flow.labels(x), flow.shape(x), flow.shape(node))  # type: ignore[arg-type]
+    if x in flow.extents:
+        flow.extents[node] = extents(flow.extents[x], flow.shape(x), flow.shape(node))  # type: ignore[index, arg-type]
     if flow.counting:
         note_numbers(flow, node, found)
     return found
@@ -46,53 +49,48 @@ def split_merge(flow: Flow, labels: Labels, old: tuple[int, ...], new: tuple[int
         return np.zeros([1] * len(new), dtype=np.int64)
     out_dims: list[int] = []
     shape_now: list[int] = []
-    runs = list(_runs(old, new))
-    for ins, outs in runs:
+    pairs = list(runs(old, new))
+    for ins, outs in pairs:
         constant = all(labels.shape[d] == 1 for d in ins)
         shape_now += [1] if constant else [math.prod(old[d] for d in ins)]
         out_dims += [1] * len(outs) if constant else [new[d] for d in outs]
     full = labels
-    for ins, _ in runs:
+    for ins, _ in pairs:
         if any(labels.shape[d] > 1 for d in ins):
             target = [old[d] if d in ins else full.shape[d] for d in range(len(old))]
             full = np.broadcast_to(full, target)
     result = np.ascontiguousarray(full).reshape(shape_now).reshape(out_dims)
     result = flow.compact(result)
-    for _, outs in runs:
+    for _, outs in pairs:
         if sum(result.shape[d] > 1 for d in outs) > 1:
             # what comes may decide which factor shrinks, e.g. heads
             flow.splits.append((result, flow.now))
     return result
 
 
-def _runs(old: tuple[int, ...], new: tuple[int, ...]) -> Any:
-    """Match dimensions of two shapes into runs with equal products."""
-    i = j = 0
-    while i < len(old) or j < len(new):
-        ins, outs = [], []
-        left = right = 1
-        if i < len(old):
-            ins.append(i)
-            left, i = old[i], i + 1
-        if j < len(new):
-            outs.append(j)
-            right, j = new[j], j + 1
-        while left != right:
-            if left < right:
-                ins.append(i)
-                left, i = left * old[i], i + 1
-            else:
-                outs.append(j)
-                right, j = right * new[j], j + 1
-        yield ins, outs
-
-
 def permute(flow: Flow, node: fx.Node) -> Labels:
+    if [d % 2 for d in node.args[1]] == [1, 0] and turns(flow, node):  # type: ignore[union-attr, operator]
+        return flow.none(node)  # type: ignore[no-any-return]
+    if node.args[0] in flow.extents:
+        extent = flow.extents[node.args[0]]  # type: ignore[index]
+        flow.extents[node] = tuple(extent[d] for d in node.args[1])  # type: ignore[union-attr, index, misc]
     return np.transpose(flow.labels(node.args[0]), node.args[1])  # type: ignore[arg-type]
 
 
 def transpose(flow: Flow, node: fx.Node) -> Labels:
+    moved = len(node.args) == 1 or int(node.args[1]) % 2 != int(node.args[2]) % 2  # type: ignore[arg-type]
+    if moved and turns(flow, node):
+        return flow.none(node)  # type: ignore[no-any-return]
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
+    if node.args[0] in flow.extents:
+        line = list(flow.extents[node.args[0]])  # type: ignore[index]
+        order = np.arange(len(line))
+        if len(node.args) == 1:
+            order = np.append(order[:-2], order[:-3:-1]) if op_name(node) == "mT" else order[::-1]
+        else:
+            one, other = node.args[1:3]
+            order[[one, other]] = order[[other, one]]  # type: ignore[index]
+        flow.extents[node] = tuple(int(line[d]) for d in order)
     if len(node.args) == 1:  # t, numpy_T, mT
         return np.swapaxes(labels, -1, -2) if op_name(node) == "mT" else labels.T
     return np.swapaxes(labels, node.args[1], node.args[2])  # type: ignore[arg-type]
@@ -184,14 +182,19 @@ def split(flow: Flow, node: fx.Node) -> Any:
     if len(set(lengths)) == 1:
         for other in parts[1:]:
             flow.unite(parts[0], other, "split beside channels that never leave")
-    else:
+    elif any(s > 1 for d, s in enumerate(flow.compact(labels).shape) if d != dim):
         labels = flow.whole(labels, [dim], node, f"channels are split into unequal parts {lengths}")
         return [labels] * len(lengths)
-    if flow.counting and len(set(lengths)) == 1:
-        for part in (parts[0], labels):  # a part's length may be worked out from the whole
-            line = np.moveaxis(part, dim, 0).reshape(part.shape[dim], -1)
-            flow.numbers.append(NumberNote(module_of(node), len(line), line, "width"))
+    if flow.counting:  # a part's length may be worked out from the whole
+        for part in (*parts[: 1 if len(set(lengths)) == 1 else None], labels):
+            note_width(flow, node, part, dim)
     return [flow.compact(p) for p in parts]
+
+
+def note_width(flow: Flow, node: fx.Node, labels: Labels, dim: int) -> None:
+    """A length along one dimension that the module may have taken from its own attributes."""
+    line = np.moveaxis(labels, dim, 0).reshape(labels.shape[dim], -1)
+    flow.numbers.append(NumberNote(module_of(node), len(line), line, "width"))
 
 
 def unbind(flow: Flow, node: fx.Node) -> Any:
@@ -217,6 +220,11 @@ def slice_(flow: Flow, node: fx.Node) -> Labels:
         flow.extents[node] = tuple(min(pair) for pair in sizes)
     if labels.shape[dim] == 1 or flow.shape(x) == flow.shape(node):
         return labels
+    if labels.size == labels.shape[dim]:
+        part = np.take(labels, taken(node, labels.shape[dim]), axis=dim)
+        if flow.counting:
+            note_width(flow, node, part, dim)
+        return part
     return flow.whole(labels, [dim], node, "a fixed range of the channels is cut out")
 
 
