@@ -115,6 +115,22 @@ TRANSFORMERS = {
         "mistral?hidden_size=512&num_hidden_layers=4&num_attention_heads=8&num_key_value_heads=2&intermediate_size=1792",
         "an eighth as wide, 4 of 32 layers",
     ),
+    "Phi-3-mini": (
+        "phi3?hidden_size=512&num_hidden_layers=4&num_attention_heads=8&num_key_value_heads=8&intermediate_size=1408"
+        "&vocab_size=32000&pad_token_id=0", "a sixth as wide, 4 of 32 layers",
+    ),
+    "falcon-7b": (
+        "falcon?hidden_size=512&num_hidden_layers=4&num_attention_heads=8&vocab_size=32000"
+        "&new_decoder_architecture=true&num_kv_heads=2", "a ninth as wide, 4 of 32 layers",
+    ),
+    "starcoder": (
+        "gpt_bigcode?n_embd=512&n_layer=4&n_head=8&n_inner=2048&vocab_size=32000&bos_token_id=1&eos_token_id=2",
+        "a twelfth as wide, 4 of 40 layers",
+    ),
+    "gpt-oss-20b": (
+        "gpt_oss?hidden_size=288&num_hidden_layers=2&num_attention_heads=8&num_key_value_heads=2&head_dim=64"
+        "&intermediate_size=288&num_local_experts=4&vocab_size=8192", "a tenth as wide, 2 of 24 layers, 4 experts",
+    ),
     "distilbert, small": ("distilbert?dim=256&n_heads=4&n_layers=3&hidden_dim=1024", "3 layers of 256"),
     "clip, small": (
         "clip?text_config.hidden_size=192&text_config.num_hidden_layers=3&text_config.num_attention_heads=3"

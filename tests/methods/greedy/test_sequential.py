@@ -197,7 +197,7 @@ def test_the_twin_learns_nothing_of_the_inputs_that_judge(monkeypatch: pytest.Mo
         if judges(chunk.number):
             start = chunk.number * first.replay.batch
             other[start : start + chunk.rows] = unseen[: chunk.rows]
-    monkeypatch.setattr(sequential, "judged_ridge", lambda *a, **k: (1e-2, 1.0))
+    monkeypatch.setattr(sequential, "judged_ridge", lambda *a, **k: 1e-2)
     nets = []
     for data in (x, other):
         made = Workbench(net, graph, list(as_batches([data])))

@@ -93,31 +93,27 @@ def pull(moments: Moments, ridge: float) -> float:
 
 def judged_ridge(
     a: Moments, b: Moments, weight: Tensor, keep: Tensor, *, metric: Tensor | None = None,
-    ridges: Sequence[float] = RIDGES, shares: Sequence[float] = (1.0,),
-) -> tuple[float, float]:  # fmt: skip
-    """The ridge, and the share of the target (see `between`), whose solution on part `a` of the data loses least on the
-    rest, with the columns `keep`."""
+    ridges: Sequence[float] = RIDGES, own: bool = False,
+) -> float:  # fmt: skip
+    """The ridge whose solution on part `a` of the data loses least on the rest, with the columns `keep`. `own`: the
+    target is what the weights make of these inputs themselves."""
     if a.count > AMPLE * len(keep) or not b.count:
-        return RIDGES[0], shares[0]
+        return RIDGES[0]
     w = weight.detach().flatten(1).to(a.second)
     kept = keep.nonzero().flatten()
     exact = torch.float64 if len(kept) < EXACT else torch.float32  # ridges are far above rounding
 
-    def cut(m: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    def cut(m: Moments) -> tuple[Tensor, Tensor]:
         rows = m.second[kept]
-        own = (w @ rows.mT).to(exact)
-        return (
-            rows[:, kept].to(exact),
-            m.cross[:, kept].to(exact) if len(m.target_mean) else own,
-            own,
-        )
+        mine = own or not len(m.target_mean)
+        return rows[:, kept].to(exact), (w @ rows.mT if mine else m.cross[:, kept]).to(exact)
 
-    (seen, target, own), (unseen, judge, _) = cut(a), cut(b)
+    (seen, target), (unseen, judge) = cut(a), cut(b)
     power, start = float(a.second.diagonal().double().mean()), w[:, kept].to(exact)
     if not power > 0:  # nothing varies: every ridge is as good
-        return RIDGES[0], shares[0]
+        return RIDGES[0]
     tried = ridges if exact == torch.float64 else ridges[1::2]  # a few suffice where each is dear
-    best, lowest = (tried[-1], shares[0]), float("inf")
+    best, lowest = tried[-1], float("inf")
     for ridge in tried:
         extra = ridge * power
         shifted = seen.clone()
@@ -125,13 +121,11 @@ def judged_ridge(
         factor, singular = torch.linalg.cholesky_ex(shifted)
         if int(singular):  # few rows of very unequal columns: rounding outweighs this ridge
             continue
-        for share in shares:
-            wanted = share * target + (1 - share) * own + extra * start
-            found = torch.cholesky_solve(wanted.mT, factor).mT
-            per_output = ((found @ unseen - 2 * judge) * found).sum(1)
-            lost = float(per_output.sum() if metric is None else (per_output * metric).sum())
-            if lost < lowest:
-                best, lowest = (ridge, share), lost
+        found = torch.cholesky_solve((target + extra * start).mT, factor).mT
+        per_output = ((found @ unseen - 2 * judge) * found).sum(1)
+        lost = float(per_output.sum() if metric is None else (per_output * metric).sum())
+        if lost < lowest:
+            best, lowest = ridge, lost
     return best
 
 
@@ -179,7 +173,7 @@ def evidence(bench: Workbench, *, ridge: float | None, per_column: float, least:
     def judged(consumer: Consumer) -> float:
         (a, b), weight = parts[consumer.node], consumer.matrix(bench.weights)
         likely = stronger(a, weight, consumer.block)
-        return judged_ridge(a, b, weight, likely, metric=norm_metric(bench, consumer))[0]
+        return judged_ridge(a, b, weight, likely, metric=norm_metric(bench, consumer))
 
     for consumer, strength in zip(
         consumers,

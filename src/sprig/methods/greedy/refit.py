@@ -30,6 +30,7 @@ from sprig.methods.greedy.promises import promised
 from sprig.methods.greedy.sequential import Sequential
 from sprig.methods.greedy.shelf import Chooser
 
+TWIN_SAMPLES = 1000  # below which a twin is worth its time
 FEW = 8  # samples per trial below which fewer trials are better
 REMOVAL_COLUMNS = 2048  # from here on the lower bounds do without the one from removal
 RATIO_COLUMNS = 1200  # consumers wider than this are left out of the submodularity ratios
@@ -54,8 +55,8 @@ class RefitConfig:
     swaps: exchanges tried per group once its size is known (drop the cheapest, add the best, keep if better).
     metric: how errors of a layer's outputs count when units are chosen: norm, identity or fisher, see metric.py.
     rounds: of letting errors go that a ReLU or the like hides from everything behind it; 0: none.
-    twin: in the final pass a second network, fitted without the inputs that judge, says how strong each ridge is to be
-    and how much of what was lost before a layer it makes up for.
+    twin: in the final pass a second network, fitted without the inputs that judge, says how strong each ridge is to be;
+    None: where there are fewer than a thousand samples, since it costs half as much again and more data need it less.
     """
 
     ridge: float | None = None
@@ -76,7 +77,7 @@ class RefitConfig:
     swaps: int = 0
     metric: str = "norm"
     rounds: int = 8
-    twin: bool = False
+    twin: bool | None = None
 
 
 def search(bench: Workbench, config: RefitConfig) -> Path:
@@ -253,7 +254,7 @@ def realise(bench: Workbench, plan: Plan, config: RefitConfig) -> Outcome:
             reselect=config.reselect,
             streams=config.streams,
             asymmetric=config.asymmetric,
-            twin=config.twin,
+            twin=bench.samples < TWIN_SAMPLES if config.twin is None else config.twin,
         ).run()
         notes = {}
         if config.ratio_pairs:

@@ -6,8 +6,7 @@ the pruned stream brings: the branch then also makes up for what the stream has 
 
 Weights that were fitted on some inputs give outputs there that are nearer to the original than on others. A judge of
 the layers behind would see inputs that nobody else gets, and find little to hold back. So there is a twin, fitted
-without the inputs that judge: how strong the ridge of each layer is, and how much of what was lost before it the layer
-makes up for, is what serves the twin best on those.
+without the inputs that judge: the ridge of each layer is the one that serves the twin best on those.
 """
 
 from dataclasses import replace
@@ -43,11 +42,6 @@ from sprig.methods.greedy.seam import Scale, Seam, find_seam
 from sprig.methods.greedy.shelf import Chooser
 
 LARGE = (1.0, 3.0, 10.0)  # ridges that a judge may ask for if it sees what others will
-SHARES = (
-    1.0,
-    0.5,
-    0.0,
-)  # of the original output in a layer's target; the rest is its own on pruned inputs
 
 
 class Seen(NamedTuple):
@@ -175,13 +169,11 @@ class Sequential:
         weight = consumer.matrix(self.bench.weights)
         keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
         bias = None if consumer.bias is None else self.bench.weights[consumer.bias]
-        ridge, share = self.ridge, 1.0 if self.asymmetric else 0.0
+        ridge, share = self.ridge, float(self.asymmetric)
         if ridge is None:
-            twin = len(self.nets) > 1
-            ridge, share = judged_ridge(
+            ridge = judged_ridge(
                 seen[-1].fit, seen[-1].judge, weight, keep, metric=norm_metric(self.bench, consumer),
-                ridges=(*RIDGES, *LARGE) if twin else RIDGES,
-                shares=SHARES if twin and self.asymmetric else (share,),
+                ridges=(*RIDGES, *LARGE) if len(self.nets) > 1 else RIDGES, own=not self.asymmetric,
             )  # fmt: skip
         problem = ConsumerProblem(
             anchored(between(seen[0].fit + seen[0].judge, share, weight, bias), ridge, weight),
