@@ -11,14 +11,14 @@ import numpy as np
 from sprig.core.errors import InputError
 from sprig.core.types import Graph, Group, Slot
 
+KEEPS = "holds only a part of these channels and keeps one, or it could be left without any"
 
-def emptied(index: int, size: int, slots: Sequence[Slot]) -> str | None:
-    """A tensor that holds only some of the units, and nothing that stays, could lose all its channels."""
-    for slot in slots:
-        here = slot.axis.group == index
-        if here.all() and len(np.unique(slot.axis.unit)) < size:
-            return f"{slot.tensor} holds only a part of its channels and could be left without any"
-    return None
+
+def emptied(slot: Slot, members: Sequence[Sequence[int]]) -> bool:
+    """Whether a tensor that holds only some units of a group, and nothing that stays, could lose all its channels."""
+    index = int(slot.axis.group[0])
+    alone = index >= 0 and bool((slot.axis.group == index).all())
+    return alone and len(np.unique(slot.axis.unit)) < len(members[index])
 
 
 def unique_names(groups: Sequence[Group]) -> tuple[Group, ...]:

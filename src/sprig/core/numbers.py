@@ -11,7 +11,7 @@ from torch import nn
 
 from sprig.core.multihead import narrow, own
 from sprig.core.sizes import settle
-from sprig.core.types import Graph
+from sprig.core.types import Graph, Number
 
 Masks = Mapping[int, np.ndarray]
 
@@ -27,7 +27,7 @@ def numbers(model: nn.Module, masks: Masks, graph: Graph) -> dict[str, dict[str,
         new = int(number.axis.keep(masks).sum())
         if new == number.length:
             continue
-        for path, name in number_sources(model, number.module, number.length, number.kind):
+        for path, name in sources(model, number):
             out.setdefault(path, {}).setdefault(name, new)
     for path, heads in _torch_heads(model, masks, graph):
         out[path] = {"num_heads": heads}
@@ -62,7 +62,7 @@ def rewrite(model: nn.Module, found: Mapping[str, Mapping[str, int]]) -> None:
                 setattr(module, name, value)
             else:
                 old = getattr(module, attr)
-                setattr(module, attr, (*old[:place], value, *old[place + 1 :]))
+                setattr(module, attr, type(old)([*old[:place], value, *old[place + 1 :]]))
     narrow(model)
     settle(model)
 
@@ -85,7 +85,7 @@ def value_of(module: nn.Module, name: str) -> int | None:
     attr, place = placed(name)
     value = vars(module).get(attr)
     if place is not None:
-        value = value[place] if isinstance(value, tuple) and place < len(value) else None
+        value = value[place] if isinstance(value, tuple | list) and place < len(value) else None
     return value if type(value) is int else None
 
 
@@ -99,6 +99,22 @@ OTHER = re.compile(
 )
 CONFIG = "config."
 TIMES = re.compile(r"(key_value|kv)_groups$|_per_(key|kv)$|n_rep$|repeat")
+
+
+def sources(model: nn.Module, number: Number) -> list[tuple[str, str]]:
+    """Modules and names of their own integers that may be where a number comes from."""
+    if number.kind != "part":
+        return number_sources(model, number.module, number.length, number.kind)
+    try:
+        module = model.get_submodule(number.module)
+    except AttributeError:
+        return []
+    lengths = {n: v for n, v in vars(module).items() if isinstance(v, tuple | list)}
+    return [
+        (number.module, f"{n}[{number.place}]")
+        for n, v in lengths.items()
+        if tuple(v) == number.parts
+    ]
 
 
 def number_sources(model: nn.Module, path: str, length: int, kind: str) -> list[tuple[str, str]]:

@@ -227,16 +227,9 @@ class _Trial:
         mine = [n for n in numbers if set(fresh) & set(np.unique(n.axis.group).tolist())]
         counts = {(n.module, n.length) for n in mine if n.kind == "count"}
         twofold = {n for n in mine if n.kind == "width" and (n.module, n.length) in counts}
-        counted, wide, times = (
-            {n for n in mine if n.kind == kind} for kind in ("count", "width", "times")
-        )
-        for wrong in (
-            twofold,
-            times,
-            wide,
-            counted,
-            set(mine),
-        ):  # twofold: as many heads as each is wide
+        kinds = ("times", "part", "width", "count")
+        alike = ({n for n in mine if n.kind == kind} for kind in kinds)
+        for wrong in (twofold, *alike, set(mine)):  # twofold: as many heads as each is wide
             kept = tuple(n for n in numbers if n not in wrong)
             if len(kept) == len(numbers):
                 continue

@@ -52,7 +52,9 @@ class Number:
     module: str
     length: int
     axis: Axis  # what lies along it
-    kind: Literal["count", "width", "times"]
+    kind: Literal["count", "width", "times", "part"]
+    parts: tuple[int, ...] = ()  # of a split: all its lengths, and which of them this is
+    place: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,7 +86,7 @@ class FoldedBatch(nn.Module):
 
 
 class AddedBranches(nn.Module):
-    """Joined branches meet a whole: each branch holds only a part of the units and might be left with none."""
+    """Joined branches meet a whole: each branch holds only a part of the units, and keeps one of them."""
 
     def __init__(self) -> None:
         super().__init__()

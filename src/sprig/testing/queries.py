@@ -126,3 +126,18 @@ class Offered(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         given, own = self.enter(x).split((4, self.width), dim=-1)
         return torch.cat([given * 0.5, self.leave(torch.relu(own))], dim=-1)
+
+
+class Shares(nn.Module):
+    """A mixer that keeps the lengths of a split ready: a gate, what passes, and what is looked at around each place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 20, 1), nn.Conv2d(8, 5, 1)
+        self.around = nn.Conv2d(3, 3, 3, padding=1, groups=3)
+        self.split_indices = [8, 5, 3, 4]
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, passed, near, far = torch.split(self.enter(x), self.split_indices, dim=1)
+        near = self.around(near) + far.mean(1, keepdim=True)
+        return self.leave(torch.sigmoid(gate) * torch.cat([passed, near], dim=1)).mean((2, 3))

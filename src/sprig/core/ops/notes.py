@@ -66,7 +66,9 @@ class NumberNote:
     module: str
     length: int
     labels: np.ndarray  # (length, whatever else varies)
-    kind: str  # "count" of heads or the like, a "width", or "times" that something is repeated
+    kind: str  # "count" of heads or the like, a "width", "times" that something is repeated, or a "part" of a split
+    parts: tuple[int, ...] = ()  # all lengths of the split, and which of them this is
+    place: int = 0
 
 
 @dataclass(frozen=True)

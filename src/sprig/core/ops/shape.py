@@ -188,13 +188,18 @@ def split(flow: Flow, node: fx.Node) -> Any:
     if flow.counting:  # a part's length may be worked out from the whole
         for part in (*parts[: 1 if len(set(lengths)) == 1 else None], labels):
             note_width(flow, node, part, dim)
+        for place, part in enumerate(parts):
+            note_width(flow, node, part, dim, parts=tuple(lengths), place=place)
     return [flow.compact(p) for p in parts]
 
 
-def note_width(flow: Flow, node: fx.Node, labels: Labels, dim: int) -> None:
-    """A length along one dimension that the module may have taken from its own attributes."""
+def note_width(
+    flow: Flow, node: fx.Node, labels: Labels, dim: int, *, parts: tuple[int, ...] = (), place: int = 0
+) -> None:  # fmt: skip
+    """A length along one dimension, or one of all `parts`, that the module may have taken from its own attributes."""
     line = np.moveaxis(labels, dim, 0).reshape(labels.shape[dim], -1)
-    flow.numbers.append(NumberNote(module_of(node), len(line), line, "width"))
+    kind = "part" if parts else "width"
+    flow.numbers.append(NumberNote(module_of(node), len(line), line, kind, parts, place))
 
 
 def unbind(flow: Flow, node: fx.Node) -> Any:
