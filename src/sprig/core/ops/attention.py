@@ -145,7 +145,7 @@ def _product(flow: Flow, node: fx.Node, x: Any, y: Any) -> Labels:
     for arg, last in ((x, "mk"), (y, "kn")):
         shape = _unlike(flow, arg)
         letters = (names + last)[dims - len(shape) :]
-        sides.append(_side(flow.labels(arg), letters, shape, size))
+        sides.append(_side(flow.labels(arg), letters, shape, size, flow.shape(arg)))
     full, weight = _full(size, names + "mkn"), multiplied(flow, (x, y))
     return contract(flow, node, sides[0], sides[1], names + "mn", full, weight=weight)
 
@@ -167,11 +167,13 @@ def note_times(flow: Flow, node: fx.Node, x: fx.Node, y: fx.Node) -> None:
                 flow.numbers.append(NumberNote(module_of(node), length, line, "times"))
 
 
-def _side(labels: Labels, letters: str, shape: tuple[int, ...], size: dict[str, int]) -> Side:
-    """An operand without its dimensions of length 1, which are only broadcast."""
+def _side(
+    labels: Labels, letters: str, shape: tuple[int, ...], size: dict[str, int],
+    whole: tuple[int, ...] | None = None,
+) -> Side:  # fmt: skip
+    """An operand without its dimensions of length 1, which are only broadcast. whole: its shape with repetitions."""
     keep = [d for d, s in enumerate(shape) if s > 1]
-    for d in keep:
-        size[letters[d]] = shape[d]
+    size |= {letters[d]: s for d, s in enumerate(whole or shape) if s > 1}
     return Side("".join(letters[d] for d in keep), labels.reshape([labels.shape[d] for d in keep]))
 
 
