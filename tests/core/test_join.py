@@ -15,7 +15,8 @@ from sprig.core.cost import cost
 from sprig.core.errors import InputError, TraceError
 from sprig.core.join import OUTSIDE, macs_outside, recounted
 from sprig.core.surgery import mask_, shrink_
-from sprig.core.tracing import distance, half_masks
+from sprig.core.tracing import distance
+from sprig.core.trials import half_masks
 from sprig.testing.branches import branching
 from sprig.testing.heads import Block, Fused
 

@@ -15,7 +15,8 @@ from sprig.core.plan import Plan
 from sprig.core.reload import reshape
 from sprig.core.replay import Replay, state_of
 from sprig.core.surgery import mask, mask_, shrink, shrink_
-from sprig.core.tracing import distance, half_masks, trace
+from sprig.core.tracing import distance, trace
+from sprig.core.trials import half_masks
 from sprig.testing import toys
 from sprig.testing.checks import check_surgery, output, random_plan
 from sprig.testing.normed import NORMED

@@ -42,24 +42,28 @@ class Builder:
             fingerprint=fingerprint(groups, slots, shapes),
             program=self.program,
             numbers=self._numbers(),
+            ranges=tuple(self.axis(line) for line, _ in self.flow.ranges if line.any()),
             norms=tuple(Norm(n.node, n.weight, self.axis(n.labels)) for n in self.flow.norms),
         )
 
     def _members(self) -> tuple[list[list[int]], tuple[Slot, ...]]:
         """The units of every group, and what lies along each dimension.
 
-        A tensor that holds only some of the units of a group keeps the first of them, or it could be left without any.
+        A tensor, or a range of one, that holds only some of the units of a group keeps the first of them, or it could
+        be left without any.
         """
         notes = [n for n in self.flow.slots if n.labels.any()]
+        lines = [(n.tensor, n.labels.reshape(-1)) for n in notes]
+        lines += [(f"a part ({place})", line) for line, place in self.flow.ranges if line.any()]
         while True:
             members = self._groups()
             slots = tuple(Slot(n.tensor, n.dim, self.axis(n.labels), n.role) for n in notes)  # type: ignore[arg-type]
-            roots = [int(self.classes.find(int(n.labels.reshape(-1)[0]))) for n in notes]
             bare = [
-                (root, note.tensor)
-                for root, note, slot in zip(roots, notes, slots, strict=True)
-                if root not in self.classes.reason and emptied(slot, members)
+                (int(self.classes.find(int(line[0]))), name)
+                for name, line in lines
+                if emptied(self.axis(line), members)
             ]
+            bare = [(root, name) for root, name in bare if root not in self.classes.reason]
             if not bare:
                 return members, slots
             self.classes.freeze(bare[0][0], f"{bare[0][1]} {KEEPS}")

@@ -13,11 +13,12 @@ from sprig.core.builder import Builder
 from sprig.core.capture import batch_size, capture
 from sprig.core.errors import InputError, TraceError
 from sprig.core.norms import NORMS, Norms
-from sprig.core.numbers import number_sources
+from sprig.core.numbers import number_sources, own_number
 from sprig.core.ops import contracts, labels_of
-from sprig.core.ops.flow import Flow
+from sprig.core.ops.flow import Flow, op_name, root_of
 from sprig.core.types import Graph
 
+ARITHMETIC = ("add", "sub", "mul", "div", "relu", "masked_fill", "clamp", "pow", "neg")
 GIVEN_BACK = "the model gives it back as its output"
 
 
@@ -71,7 +72,9 @@ def _share_numbers(model: nn.Module, flow: Flow) -> None:
         line = note.labels[:, 0]
         if note.kind != "count" or len(set(flow.classes.roots(line).tolist())) < note.length:
             continue
-        if number_sources(model, note.module, note.length, note.kind):
+        if any(
+            own_number(n) for _, n in number_sources(model, note.module, note.length, note.kind)
+        ):
             met = first.setdefault((note.module, note.length), line)
             flow.unite(met, line, f"{note.module} has one number for heads that stay")
 
@@ -83,6 +86,7 @@ def walk(program: torch.export.ExportedProgram, flow: Flow) -> None:
     flow.buffers.clear()
     flow.parts.clear()
     flow.turned.clear()
+    flow.written = _written(program)
     wanted = _wanted(program)
     named: dict[str, Any] = dict(program.graph_signature.inputs_to_parameters)
     named.update(program.graph_signature.inputs_to_buffers)
@@ -110,6 +114,21 @@ def _wanted(program: torch.export.ExportedProgram) -> set[fx.Node]:
         if node.op == "output" or node in found or _acts(node):
             found.add(node)
             found.update(node.all_input_nodes)
+    return found
+
+
+def _written(program: torch.export.ExportedProgram) -> set[fx.Node]:
+    """Tensors of which a part is written to, or all of it by something other than arithmetic."""
+    found = set()
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if node.op != "call_function" or schema is None or not schema.is_mutable or not node.args:
+            continue
+        target = node.args[0]
+        if isinstance(target, fx.Node):
+            root = root_of(target)
+            if root is not target or op_name(node).rstrip("_") not in ARITHMETIC:
+                found.add(root)
     return found
 
 

@@ -9,16 +9,16 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from sprig.core.errors import InputError
-from sprig.core.types import Graph, Group, Slot
+from sprig.core.types import Axis, Graph, Group, Slot
 
 KEEPS = "holds only a part of these channels and keeps one, or it could be left without any"
 
 
-def emptied(slot: Slot, members: Sequence[Sequence[int]]) -> bool:
-    """Whether a tensor that holds only some units of a group, and nothing that stays, could lose all its channels."""
-    index = int(slot.axis.group[0])
-    alone = index >= 0 and bool((slot.axis.group == index).all())
-    return alone and len(np.unique(slot.axis.unit)) < len(members[index])
+def emptied(axis: Axis, members: Sequence[Sequence[int]]) -> bool:
+    """Whether what holds only some units of a group, and nothing that stays, could lose all its channels."""
+    index = int(axis.group[0])
+    alone = index >= 0 and bool((axis.group == index).all())
+    return alone and len(np.unique(axis.unit)) < len(members[index])
 
 
 def unique_names(groups: Sequence[Group]) -> tuple[Group, ...]:

@@ -166,7 +166,7 @@ def together(
     samples = _rows((args, dict(kwargs)))
     groups, slots, consumers = list[Group](), list[Slot](), list[Consumer]()
     terms, parts, seen = list[CostTerm](), list[Part](), set[str]()
-    frozen, numbers, norms = [], [], []
+    frozen, numbers, norms, ranges = [], [], [], list[Axis]()
     canonical = canonical_names(model)
     for piece in pieces:
         graph, under = piece.graph, _Names(piece.name, canonical, len(groups), len(consumers))
@@ -185,6 +185,7 @@ def together(
             replace(n, module=under.path(n.module), axis=under.axis(n.axis)) for n in graph.numbers
         ]
         norms += [under.norm(n) for n in graph.norms]
+        ranges += [under.axis(a) for a in graph.ranges]
         times = _rows(piece.inputs) / samples
         for term in graph.terms:
             where = under.node(term.where) if term.unit == "macs" else under.tensor(term.where)
@@ -208,7 +209,7 @@ def together(
     return Graph(
         groups=unique, slots=tuple(slots), consumers=tuple(consumers), terms=tuple(terms),
         frozen=tuple(frozen), shapes=shapes, fingerprint=fingerprint(unique, slots, shapes),
-        numbers=tuple(numbers), norms=tuple(norms), parts=tuple(parts),
+        numbers=tuple(numbers), norms=tuple(norms), ranges=tuple(ranges), parts=tuple(parts),
     )  # fmt: skip
 
 

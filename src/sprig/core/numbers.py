@@ -67,6 +67,11 @@ def rewrite(model: nn.Module, found: Mapping[str, Mapping[str, int]]) -> None:
     settle(model)
 
 
+def own_number(name: str) -> bool:
+    """Whether a name is of a module's own number, not of a configuration's, of which a width may be worked out."""
+    return not name.startswith(CONFIG)
+
+
 def placed(name: str) -> tuple[str, int | None]:
     """`shape[2]` is entry 2 of the tuple `shape`.
 
@@ -109,11 +114,11 @@ def sources(model: nn.Module, number: Number) -> list[tuple[str, str]]:
         module = model.get_submodule(number.module)
     except AttributeError:
         return []
-    lengths = {n: v for n, v in vars(module).items() if isinstance(v, tuple | list)}
+    lengths = {n: v for n, v in vars(module).items() if type(v) in (tuple, list)}
     return [
         (number.module, f"{n}[{number.place}]")
         for n, v in lengths.items()
-        if tuple(v) == number.parts
+        if all(type(e) is int for e in v) and tuple(v) == number.parts
     ]
 
 
@@ -159,6 +164,8 @@ def _configured(module: nn.Module, length: int, kind: str) -> list[str]:
     """The same of the configuration that a module shares with others, where its own `forward` reads that number."""
     config = vars(module).get("config")
     if config is None or not hasattr(config, "__dict__"):
+        return []
+    if getattr(getattr(config, "__dataclass_params__", None), "frozen", False):
         return []
     named = _named(vars(config), length, kind)
     try:

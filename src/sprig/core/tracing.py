@@ -21,6 +21,7 @@ from sprig.core.norms import Norms
 from sprig.core.outputs import BESIDE
 from sprig.core.parts import advised
 from sprig.core.surgery import mask_, shrink_
+from sprig.core.trials import FEW, half_masks, range_masks
 from sprig.core.types import Graph, Group
 from sprig.core.wide import held
 
@@ -28,7 +29,6 @@ TOLERANCE = (
     1e-3  # of a probe in the model's own precision; certificates hold the result to far less
 )
 FINE = 1e-8  # of a float64 probe
-FEW = 3  # units, of which half is one
 FOLLOW = "the module's own Python does not follow a smaller width"
 AT = " (it stopped "
 
@@ -150,7 +150,7 @@ def _blocks(
         int(g): type(model.get_submodule(n.module)).__name__
         for n in graph.numbers
         for g in np.unique(n.axis.group)
-        if g >= 0 and n.module
+        if g >= 0
     }
     for index in candidates:
         by_class.setdefault(named.get(index, ""), []).append(index)
@@ -164,29 +164,6 @@ def _kind(failure: str | None) -> str:
 
 def _with_reason(group: Group, reason: str | None) -> Group:
     return group if reason is None else replace(group, reason=reason)
-
-
-def half_masks(
-    graph: Graph, indices: Sequence[int], *, few: int | None = None
-) -> dict[int, np.ndarray]:
-    """Keep an irregular part of each group, half of it or more; neighbours of one size keep unlike counts.
-
-    Two groups that hang on one number of a module are found out only so. few: those of two or three units lose one or
-    none in turn; 1: the first loses none.
-    """
-    masks, seen = {}, dict[int, int]()
-    for group in graph.groups:
-        size, turn = group.size, seen.get(group.size, 0)
-        seen[size] = turn + 1
-        least = max(1, size // 2)
-        count = least + turn % max(1, size - least)
-        if few is not None and 1 < size <= FEW:
-            count = size - (turn + 1 + few) % 2
-        keep = np.zeros(size, dtype=bool)
-        keep[np.random.default_rng(group.index).permutation(size)[:count]] = True
-        if group.index in indices:
-            masks[group.index] = keep
-    return masks
 
 
 class _Trial:
@@ -242,13 +219,18 @@ class _Trial:
     def failure(self, indices: Sequence[int]) -> str | None:
         """Why the groups cannot be cut together; None: they can.
 
-        Groups of few units are tried again, beside whole ones: one unit fits whatever it meets, by broadcasting.
+        Groups of few units are tried again, beside whole ones: one unit fits whatever it meets, by broadcasting. Where
+        channels are taken by their places, units leave from within the range alone, then from beside it alone.
         """
         few = any(1 < self.graph.groups[i].size <= FEW for i in indices)
         tries = (
             self._failure(half_masks(self.graph, indices, few=t))
             for t in (None, 0, 1)[: 1 + 2 * few]
         )
+        found = next((found for found in tries if found is not None), None)
+        if found is not None:
+            return found
+        tries = (self._failure(masks) for masks in range_masks(self.graph, indices))
         return next((found for found in tries if found is not None), None)
 
     def _failure(self, masks: Mapping[int, np.ndarray]) -> str | None:

@@ -173,6 +173,7 @@ class Graph:
     fingerprint: str  # sha256 over groups, slots and shapes: tells models apart
     numbers: tuple[Number, ...] = ()
     norms: tuple[Norm, ...] = ()  # over channels that may leave
+    ranges: tuple[Axis, ...] = ()  # channels that a call takes apart by their places
     program: Any = field(repr=False, default=None)  # torch.export.ExportedProgram; None with parts
     parts: tuple[Part, ...] = field(repr=False, default=())  # where only submodules were traced
 

@@ -87,7 +87,7 @@ def contract(
     )
     lines = [line for line in (result.reshape(-1), *lines) if len(line) > 1]
     if flow.counting:
-        macs = math.prod(size[c] for c in dict.fromkeys(a.letters + b.letters)) / flow.batch
+        macs = math.prod(size[c] for c in dict.fromkeys(a.letters + b.letters + out)) / flow.batch
         flow.products.append(ProductNote(node, macs, lines, weight))
     return flow.compact(result)
 
@@ -186,7 +186,8 @@ def addmm_row(flow: Flow, node: fx.Node) -> Any:
     bias: Any
     weight: Any
     bias, x, weight = node.args[:3]
-    if bias in flow.params and not node.kwargs:
+    plain = bias in flow.params and not node.kwargs
+    if plain and flow.shape(bias) == flow.shape(node)[-1:]:
         if weight in flow.params:
             return linear_transposed(flow, node, x, weight, bias, argument=1)
         if weight in flow.turned:

@@ -74,9 +74,13 @@ class Flow:
     norms: list[NormNote] = field(default_factory=list)
     products: list[ProductNote] = field(default_factory=list)
     numbers: list[NumberNote] = field(default_factory=list)
+    ranges: list[tuple[Labels, str]] = field(
+        default_factory=list
+    )  # channels that a call takes apart by their places
     now: fx.Node | None = None  # the node that is walked
     splits: list[tuple[Labels, fx.Node | None]] = field(default_factory=list)
     buffers: set[fx.Node] = field(default_factory=set)  # labelled only by what they meet
+    written: set[fx.Node] = field(default_factory=set)  # parts of these are written to on the way
     extents: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)  # see `extent`
     classes: Classes = field(default_factory=Classes)
     slots: list[SlotNote] = field(default_factory=list)
@@ -101,7 +105,9 @@ class Flow:
 
     def extent(self, node: fx.Node) -> tuple[int, ...]:
         """The shape, with 1 for dimensions along which the tensor is known to be constant, e.g. zeros."""
-        return self.extents.get(node, self.shape(node))
+        if node in self.extents and root_of(node) not in self.written:
+            return self.extents[node]
+        return self.shape(node)
 
     def is_tensor(self, arg: Any) -> bool:
         return isinstance(arg, fx.Node) and hasattr(arg.meta.get("val"), "shape")
@@ -286,6 +292,22 @@ class Flow:
                 for v in value
             ]
         return np.zeros([1] * value.dim(), dtype=np.int64) if hasattr(value, "dim") else None
+
+
+VIEWS = frozenset(
+    "view reshape expand slice select narrow transpose permute unsqueeze squeeze alias detach split chunk unbind t "
+    "getitem flatten unflatten contiguous to diagonal split_with_sizes expand_as swapaxes movedim".split()
+)
+
+
+def root_of(node: fx.Node) -> fx.Node:
+    """The tensor whose memory a node may show."""
+    while (
+        node.op == "call_function"
+        and op_name(node).removeprefix("<built-in function ").rstrip(">") in VIEWS
+    ):
+        node = node.args[0]  # type: ignore[assignment]
+    return node
 
 
 def op_name(node: fx.Node) -> str:

@@ -44,8 +44,10 @@ def extents(extent: tuple[int, ...], old: tuple[int, ...], new: tuple[int, ...])
     return tuple(found)
 
 
-def taken(node: fx.Node, length: int) -> np.ndarray:
-    """The places that a slice or a narrow takes along its dimension.
+def taken(node: fx.Node, length: int) -> np.ndarray | None:
+    """The places in a row that a slice or a narrow takes along its dimension.
+
+    None: that depends on values, or there are none, or some between are left out.
 
     >>> import torch
     >>> g = fx.Graph()
@@ -55,10 +57,14 @@ def taken(node: fx.Node, length: int) -> np.ndarray:
     args: dict[str, Any] = dict(
         zip(("x", "dim", "start", "end", "step"), node.args, strict=False)
     ) | dict(node.kwargs)
+    if any(isinstance(a, fx.Node) for name, a in args.items() if name not in ("x", "self")):
+        return None
     if op_name(node) == "narrow":
         start = range(length)[args["start"]] if args["start"] < length else length
-        return np.arange(start, start + int(args["length"] if "length" in args else args["end"]))
-    return np.arange(length)[slice(args.get("start"), args.get("end"), args.get("step"))]
+        found = np.arange(start, start + int(args["length"] if "length" in args else args["end"]))
+    else:
+        found = np.arange(length)[slice(args.get("start"), args.get("end"), args.get("step"))]
+    return found if len(found) and (np.diff(found) == 1).all() else None
 
 
 def turns(flow: Flow, node: fx.Node) -> bool:
@@ -74,6 +80,11 @@ def turns(flow: Flow, node: fx.Node) -> bool:
     return True
 
 
+def _bias(flow: Flow, bias: Any, user: fx.Node) -> bool:
+    """Whether what is added is a parameter with one entry per output."""
+    return bias in flow.params and flow.shape(bias) == flow.shape(user)[-1:]
+
+
 def _reads(flow: Flow, user: fx.Node, turned: fx.Node) -> bool:
     """Whether a call multiplies something by the turned matrix, and adds nothing but a parameter."""
     name, args = op_name(user), user.args
@@ -83,7 +94,7 @@ def _reads(flow: Flow, user: fx.Node, turned: fx.Node) -> bool:
         return (
             args[1] is turned
             and args[0] is not turned
-            and all(b in flow.params for b in args[2:] if b)
+            and all(b is None or _bias(flow, b, user) for b in args[2:])
         )
-    plain = name == "addmm" and not user.kwargs and args[0] in flow.params
+    plain = name == "addmm" and not user.kwargs and _bias(flow, args[0], user)
     return plain and args[2] is turned and args[1] is not turned

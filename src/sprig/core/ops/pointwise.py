@@ -15,7 +15,7 @@ def unary(flow: Flow, node: fx.Node) -> Any:
         return elementwise(flow, node)
     labels = flow.labels(operands[0])
     if operands[0] in flow.extents:
-        flow.extents[node] = flow.extents[operands[0]]
+        flow.extents[node] = flow.extent(operands[0])
     value = node.meta.get("val")
     return [labels] * len(value) if isinstance(value, list | tuple) else labels
 

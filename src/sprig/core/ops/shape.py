@@ -8,7 +8,7 @@ from torch import fx
 
 from sprig.core.ops import parts as rows_of
 from sprig.core.ops.contraction import _pick
-from sprig.core.ops.flow import Flow, Labels, module_of, op_name
+from sprig.core.ops.flow import Flow, Labels, module_of, op_name, place_of
 from sprig.core.ops.layouts import extents, runs, taken, turns
 from sprig.core.ops.notes import NumberNote
 
@@ -18,7 +18,7 @@ def reshape(flow: Flow, node: fx.Node) -> Labels:
     x = node.args[0]
     found = split_merge(flow, flow.labels(x), flow.shape(x), flow.shape(node))  # type: ignore[arg-type]
     if x in flow.extents:
-        flow.extents[node] = extents(flow.extents[x], flow.shape(x), flow.shape(node))  # type: ignore[index, arg-type]
+        flow.extents[node] = extents(flow.extent(x), flow.shape(x), flow.shape(node))  # type: ignore[index, arg-type]
     if flow.counting:
         note_numbers(flow, node, found)
     return found
@@ -72,7 +72,7 @@ def permute(flow: Flow, node: fx.Node) -> Labels:
     if [d % 2 for d in node.args[1]] == [1, 0] and turns(flow, node):  # type: ignore[union-attr, operator]
         return flow.none(node)  # type: ignore[no-any-return]
     if node.args[0] in flow.extents:
-        extent = flow.extents[node.args[0]]  # type: ignore[index]
+        extent = flow.extent(node.args[0])  # type: ignore[index]
         flow.extents[node] = tuple(extent[d] for d in node.args[1])  # type: ignore[union-attr, index, misc]
     return np.transpose(flow.labels(node.args[0]), node.args[1])  # type: ignore[arg-type]
 
@@ -83,7 +83,7 @@ def transpose(flow: Flow, node: fx.Node) -> Labels:
         return flow.none(node)  # type: ignore[no-any-return]
     labels = flow.labels(node.args[0])  # type: ignore[arg-type]
     if node.args[0] in flow.extents:
-        line = list(flow.extents[node.args[0]])  # type: ignore[index]
+        line = list(flow.extent(node.args[0]))  # type: ignore[index]
         order = np.arange(len(line))
         if len(node.args) == 1:
             order = np.append(order[:-2], order[:-3:-1]) if op_name(node) == "mT" else order[::-1]
@@ -179,24 +179,41 @@ def split(flow: Flow, node: fx.Node) -> Any:
     if labels.shape[dim] == 1:
         return [labels] * len(lengths)
     parts = np.split(labels, np.cumsum(lengths)[:-1], axis=dim)
+    told = isinstance(_pick(node, 1, "split_size", None), list | tuple)  # the lengths, not how many
     if len(set(lengths)) == 1:
         for other in parts[1:]:
             flow.unite(parts[0], other, "split beside channels that never leave")
-    elif any(s > 1 for d, s in enumerate(flow.compact(labels).shape) if d != dim):
+    elif 0 in lengths or not told or _elsewhere(flow, labels, dim):
         labels = flow.whole(labels, [dim], node, f"channels are split into unequal parts {lengths}")
         return [labels] * len(lengths)
-    if flow.counting:  # a part's length may be worked out from the whole
-        for part in (*parts[: 1 if len(set(lengths)) == 1 else None], labels):
-            note_width(flow, node, part, dim)
-        for place, part in enumerate(parts):
-            note_width(flow, node, part, dim, parts=tuple(lengths), place=place)
+    else:
+        for part in parts:
+            note_range(flow, node, part)
+    # a part's length may be worked out from the whole
+    for part in (*parts[: 1 if len(set(lengths)) == 1 else None], labels):
+        note_width(flow, node, part, dim)
+    for place, part in enumerate(parts if told else []):
+        note_width(flow, node, part, dim, parts=tuple(lengths), place=place)
     return [flow.compact(p) for p in parts]
+
+
+def _elsewhere(flow: Flow, labels: Labels, dim: int) -> bool:
+    """Whether the labels vary along another dimension, too."""
+    return any(s > 1 for d, s in enumerate(flow.compact(labels).shape) if d != dim)
+
+
+def note_range(flow: Flow, node: fx.Node, part: Labels) -> None:
+    """Channels that are taken by their places: some must stay, and trials are to tell them from the others."""
+    if flow.counting:
+        flow.ranges.append((part.reshape(-1), place_of(node)))
 
 
 def note_width(
     flow: Flow, node: fx.Node, labels: Labels, dim: int, *, parts: tuple[int, ...] = (), place: int = 0
 ) -> None:  # fmt: skip
     """A length along one dimension, or one of all `parts`, that the module may have taken from its own attributes."""
+    if not flow.counting:
+        return
     line = np.moveaxis(labels, dim, 0).reshape(labels.shape[dim], -1)
     kind = "part" if parts else "width"
     flow.numbers.append(NumberNote(module_of(node), len(line), line, kind, parts, place))
@@ -225,10 +242,11 @@ def slice_(flow: Flow, node: fx.Node) -> Labels:
         flow.extents[node] = tuple(min(pair) for pair in sizes)
     if labels.shape[dim] == 1 or flow.shape(x) == flow.shape(node):
         return labels
-    if labels.size == labels.shape[dim]:
-        part = np.take(labels, taken(node, labels.shape[dim]), axis=dim)
-        if flow.counting:
-            note_width(flow, node, part, dim)
+    places = taken(node, labels.shape[dim]) if labels.size == labels.shape[dim] else None
+    if places is not None:
+        part = np.take(labels, places, axis=dim)
+        note_range(flow, node, part)
+        note_width(flow, node, part, dim)
         return part
     return flow.whole(labels, [dim], node, "a fixed range of the channels is cut out")
 
