@@ -43,7 +43,7 @@ def test_backbone_and_heads_of_a_detector_are_cut() -> None:
     from sprig.core.join import recounted
     from sprig.core.surgery import mask_, shrink_
     from sprig.core.tracing import distance
-from sprig.core.trials import half_masks
+    from sprig.core.trials import half_masks
 
     model = detector()
     graph = sprig.trace(model, (IMAGES,), modules=["backbone", "roi_heads.box_head"])

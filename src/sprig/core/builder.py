@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,8 @@ class Builder:
             key = (note.module, note.length, note.kind, note.parts, note.place)
             made = Number(note.module, note.length, line, note.kind, note.parts, note.place)  # type: ignore[arg-type]
             found.setdefault(key, made)
+            shared = replace(made, kind="config", parts=(), place=0)
+            found.setdefault((note.module, note.length, "config"), shared)
         return tuple(found.values())
 
     def _terms(self, tensors: Mapping[str, Tensor], slots: Sequence[Slot]) -> tuple[CostTerm, ...]:

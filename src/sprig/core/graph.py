@@ -13,7 +13,7 @@ from sprig.core.builder import Builder
 from sprig.core.capture import batch_size, capture
 from sprig.core.errors import InputError, TraceError
 from sprig.core.norms import NORMS, Norms
-from sprig.core.numbers import number_sources, own_number
+from sprig.core.numbers import number_sources
 from sprig.core.ops import contracts, labels_of
 from sprig.core.ops.flow import Flow, op_name, root_of
 from sprig.core.types import Graph
@@ -72,9 +72,7 @@ def _share_numbers(model: nn.Module, flow: Flow) -> None:
         line = note.labels[:, 0]
         if note.kind != "count" or len(set(flow.classes.roots(line).tolist())) < note.length:
             continue
-        if any(
-            own_number(n) for _, n in number_sources(model, note.module, note.length, note.kind)
-        ):
+        if number_sources(model, note.module, note.length, note.kind):
             met = first.setdefault((note.module, note.length), line)
             flow.unite(met, line, f"{note.module} has one number for heads that stay")
 

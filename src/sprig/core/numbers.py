@@ -67,11 +67,6 @@ def rewrite(model: nn.Module, found: Mapping[str, Mapping[str, int]]) -> None:
     settle(model)
 
 
-def own_number(name: str) -> bool:
-    """Whether a name is of a module's own number, not of a configuration's, of which a width may be worked out."""
-    return not name.startswith(CONFIG)
-
-
 def placed(name: str) -> tuple[str, int | None]:
     """`shape[2]` is entry 2 of the tuple `shape`.
 
@@ -108,12 +103,14 @@ TIMES = re.compile(r"(key_value|kv)_groups$|_per_(key|kv)$|n_rep$|repeat")
 
 def sources(model: nn.Module, number: Number) -> list[tuple[str, str]]:
     """Modules and names of their own integers that may be where a number comes from."""
-    if number.kind != "part":
+    if number.kind not in ("part", "config"):
         return number_sources(model, number.module, number.length, number.kind)
     try:
         module = model.get_submodule(number.module)
     except AttributeError:
         return []
+    if number.kind == "config":
+        return [(number.module, n) for n in _configured(module, number.length)]
     lengths = {n: v for n, v in vars(module).items() if type(v) in (tuple, list)}
     return [
         (number.module, f"{n}[{number.place}]")
@@ -136,7 +133,6 @@ def number_sources(model: nn.Module, path: str, length: int, kind: str) -> list[
     names = [
         *_integers(module, length, kind),
         *_in_shapes(module, length),
-        *_configured(module, length, kind),
     ]
     found = [(path, n) for n in names]
     for name, part in module.named_children():
@@ -160,19 +156,23 @@ def _named(values: Mapping[str, Any], length: int, kind: str) -> list[str]:
     return [n for n in wanted if not OTHER.search(n) and (kind == "count" or not COUNTS.search(n))]
 
 
-def _configured(module: nn.Module, length: int, kind: str) -> list[str]:
-    """The same of the configuration that a module shares with others, where its own `forward` reads that number."""
+def _configured(module: nn.Module, length: int) -> list[str]:
+    """The same of the configuration that a module shares with others, where a method of its own reads that number."""
     config = vars(module).get("config")
     if config is None or not hasattr(config, "__dict__"):
         return []
     if getattr(getattr(config, "__dataclass_params__", None), "frozen", False):
         return []
-    named = _named(vars(config), length, kind)
+    kinds = ("count", "width", "times")
+    named = sorted({n for kind in kinds for n in _named(vars(config), length, kind)})
+    methods = [
+        f for n, f in vars(type(module)).items() if n != "__init__" and inspect.isfunction(f)
+    ]
     try:
-        text = inspect.getsource(type(module).forward) if named else ""
+        text = "".join(map(inspect.getsource, methods)) if named else ""
     except (OSError, TypeError):  # made at run time
         return []
-    return [f"{CONFIG}{n}" for n in named if re.search(rf"self\.config\.{n}\b", text)]
+    return [f"{CONFIG}{n}" for n in named if re.search(rf"\bconfig\.{n}\b", text)]
 
 
 def _in_shapes(module: nn.Module, length: int) -> list[str]:

@@ -204,7 +204,7 @@ class _Trial:
         mine = [n for n in numbers if set(fresh) & set(np.unique(n.axis.group).tolist())]
         counts = {(n.module, n.length) for n in mine if n.kind == "count"}
         twofold = {n for n in mine if n.kind == "width" and (n.module, n.length) in counts}
-        kinds = ("times", "part", "width", "count")
+        kinds = ("config", "times", "part", "width", "count")
         alike = ({n for n in mine if n.kind == kind} for kind in kinds)
         for wrong in (twofold, *alike, set(mine)):  # twofold: as many heads as each is wide
             kept = tuple(n for n in numbers if n not in wrong)

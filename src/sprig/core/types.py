@@ -52,7 +52,7 @@ class Number:
     module: str
     length: int
     axis: Axis  # what lies along it
-    kind: Literal["count", "width", "times", "part"]
+    kind: Literal["count", "width", "times", "part", "config"]
     parts: tuple[int, ...] = ()  # of a split: all its lengths, and which of them this is
     place: int = 0
 
