@@ -231,14 +231,14 @@ def counted_answer(case: Case, model: nn.Module, example: Example) -> tuple[Any,
 
 
 def trained(case: Case, model: nn.Module, example: Example) -> bool:
-    """Whether a copy takes a step of gradient descent, with finite gradients and another answer afterwards."""
+    """Whether a copy takes a step of gradient descent (away from ones: a last layer of zeros has no other slope)."""
     from sprig.core.tracing import tensors_of
 
     twin = copy.deepcopy(model).train()
     args, kwargs = inputs_of(copy.deepcopy(example))
     given = (list(args[0]), targets(len(args[0]))) if case.modules else args
     out = tensors_of(twin(*given, **kwargs))
-    loss = torch.stack([o if o.dim() == 0 else o.square().mean() for o in out]).sum()
+    loss = torch.stack([o if o.dim() == 0 else (o - 1).square().mean() for o in out]).sum()
     loss.backward()
     moving = [p for p in twin.parameters() if p.grad is not None]
     before = [p.detach().clone() for p in moving]
