@@ -47,12 +47,12 @@ def complete(rows, trials, by):
     return list(sets[max(full)].values()) if full else []
 
 
-def best(rows, net, arm, epochs, bf16):
+def best(rows, net, arm, epochs, bf16=False):
     """Number of the setting with the best validation accuracy at 95%."""
     wanted = {
         "kind": "tune", "net": net, "arm": arm, "epochs": epochs, "renewed": True, "bf16": bf16,
     }  # fmt: skip
-    mine = [r for r in rows if wanted.items() <= r.items()]
+    mine = [r for r in rows if wanted.items() <= {"bf16": False, **r}.items()]
     trials = len(arms(NETS[net])[arm])
     alike = complete(mine, trials, ("images", "judges"))
     if not alike:
@@ -71,7 +71,7 @@ def read(path):
     return rows
 
 
-def key_of(what, net, arm, number, seed, epochs, images, judges, bf16):
+def key_of(what, net, arm, number, seed, epochs, images, judges, bf16=False):
     """What tells one trial from every other."""
     return {
         "kind": what, "net": net, "arm": arm, "number": number, "seed": seed,

@@ -28,7 +28,7 @@ def test_every_arm_has_the_same_number_of_trials(script):
     for net in found.NETS.values():
         arms = found.arms(net)
         assert len(arms.pop("magnitude")) == 1
-        assert {len(trials) for trials in arms.values()} == {6}
+        assert {len(trials) for trials in arms.values()} == {len(net.strengths)}
         assert net.make()(torch.randn(2, 1, 28, 28)).shape == (2, 10)
 
 
@@ -63,20 +63,25 @@ def rows(net: str, arm: str, numbers: dict[int, float]) -> list[dict]:
 def test_the_best_on_validation_is_chosen_once_all_are_tried(script):
     found = script("shrinkage")
     six = dict(enumerate([0.5, 0.7, 0.9, 0.8, 0.1, 0.2]))
-    assert found.best(rows("resnet20", "l1", six), "resnet20", "l1", 3) == 2
+    tried = rows("lenet300100", "l1", six)
+    assert found.best(tried, "lenet300100", "l1", 3) == 2
     with pytest.raises(SystemExit, match="5 of 6 trials at 3 epochs"):
-        found.best(rows("resnet20", "l1", six)[1:], "resnet20", "l1", 3)
+        found.best(tried[1:], "lenet300100", "l1", 3)
+    with pytest.raises(SystemExit, match="0 of 6 trials"):  # those were not in bfloat16
+        found.best(tried, "lenet300100", "l1", 3, True)
 
 
 def test_trials_of_other_lengths_are_not_mixed_into_the_choice(script):
     found = script("shrinkage")
-    few = [{**r, "images": 1000} for r in rows("resnet20", "l1", dict.fromkeys(range(6), 0.9))]
-    all_ = [{**r, "images": 50_000} for r in rows("resnet20", "l1", {n: n / 10 for n in range(6)})]
-    assert found.best([*few, *all_], "resnet20", "l1", 3) == 5
+    few = [{**r, "images": 1000} for r in rows("lenet300100", "l1", dict.fromkeys(range(6), 0.9))]
+    all_ = [
+        {**r, "images": 50_000} for r in rows("lenet300100", "l1", {n: n / 10 for n in range(6)})
+    ]
+    assert found.best([*few, *all_], "lenet300100", "l1", 3) == 5
     with pytest.raises(SystemExit, match="tune first"):  # six rows, but no six trials
-        found.best([*few[:3], *all_[3:]], "resnet20", "l1", 3)
+        found.best([*few[:3], *all_[3:]], "lenet300100", "l1", 3)
     with pytest.raises(SystemExit, match="tune first"):  # norms as they were before the cut
-        found.best([{**r, "renewed": False} for r in all_], "resnet20", "l1", 3)
+        found.best([{**r, "renewed": False} for r in all_], "lenet300100", "l1", 3)
 
 
 def test_what_was_measured_is_not_measured_again_and_its_page_is_the_published_one(script):
