@@ -15,10 +15,9 @@ from sprig.core.errors import InputError, TraceError
 from sprig.core.norms import NORMS, Norms
 from sprig.core.numbers import number_sources
 from sprig.core.ops import contracts, labels_of
-from sprig.core.ops.flow import Flow, op_name, root_of
+from sprig.core.ops.flow import Flow, root_of
 from sprig.core.types import Graph
 
-ARITHMETIC = ("add", "sub", "mul", "div", "relu", "masked_fill", "clamp", "pow", "neg")
 GIVEN_BACK = "the model gives it back as its output"
 
 
@@ -116,17 +115,14 @@ def _wanted(program: torch.export.ExportedProgram) -> set[fx.Node]:
 
 
 def _written(program: torch.export.ExportedProgram) -> set[fx.Node]:
-    """Tensors of which a part is written to, or all of it by something other than arithmetic."""
+    """Tensors that are written to, as a whole or through a view."""
     found = set()
     for node in program.graph.nodes:
         schema = getattr(node.target, "_schema", None)
         if node.op != "call_function" or schema is None or not schema.is_mutable or not node.args:
             continue
-        target = node.args[0]
-        if isinstance(target, fx.Node):
-            root = root_of(target)
-            if root is not target or op_name(node).rstrip("_") not in ARITHMETIC:
-                found.add(root)
+        if isinstance(node.args[0], fx.Node):
+            found.add(root_of(node.args[0]))
     return found
 
 

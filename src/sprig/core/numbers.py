@@ -130,11 +130,7 @@ def number_sources(model: nn.Module, path: str, length: int, kind: str) -> list[
         return []
     if own(module):  # all its other sizes follow from its tensors
         return []
-    names = [
-        *_integers(module, length, kind),
-        *_in_shapes(module, length),
-    ]
-    found = [(path, n) for n in names]
+    found = [(path, n) for n in [*_integers(module, length, kind), *_in_shapes(module, length)]]
     for name, part in module.named_children():
         if not type(part).__module__.startswith("torch.nn"):
             below = f"{path}.{name}".lstrip(".")

@@ -16,7 +16,7 @@ from sprig.core.tracing import trace
 from sprig.core.types import Outcome
 from sprig.core.workbench import Workbench
 from sprig.methods.greedy import sequential
-from sprig.methods.greedy.evidence import between, problems
+from sprig.methods.greedy.evidence import own_target, problems
 from sprig.methods.greedy.plateau import Sample
 from sprig.methods.greedy.pursuit import value
 from sprig.methods.greedy.refit import RefitConfig, evidence_of, realise, search
@@ -211,14 +211,11 @@ def test_the_twin_learns_nothing_of_the_inputs_that_judge(monkeypatch: pytest.Mo
     assert not torch.allclose(own["8.weight"], other_own["8.weight"], atol=1e-4)
 
 
-def test_targets_between_the_original_output_and_a_layers_own() -> None:
+def test_targets_that_are_a_layers_own_output() -> None:
     torch.manual_seed(0)
     x, y, weight, bias = torch.randn(50, 5), torch.randn(50, 3), torch.randn(3, 5), torch.randn(3)
-    moments = Moments.from_rows(x, y)
-    for share in (1.0, 0.5, 0.0):
-        mixed = between(moments, share, weight, bias)
-        by_hand = Moments.from_rows(x, share * y + (1 - share) * (x @ weight.mT + bias))
-        torch.testing.assert_close(mixed.cross, by_hand.cross, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(mixed.target_mean, by_hand.target_mean, rtol=1e-5, atol=1e-5)
-        rows = Sample(x, y).between(share, weight, bias).y
-        torch.testing.assert_close(rows, share * y + (1 - share) * (x @ weight.mT + bias))
+    made = x @ weight.mT + bias
+    mine, by_hand = own_target(Moments.from_rows(x, y), weight, bias), Moments.from_rows(x, made)
+    torch.testing.assert_close(mine.cross, by_hand.cross, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mine.target_mean, by_hand.target_mean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(Sample(x, y).own_target(weight, bias).y, made)

@@ -74,13 +74,14 @@ class Flow:
     norms: list[NormNote] = field(default_factory=list)
     products: list[ProductNote] = field(default_factory=list)
     numbers: list[NumberNote] = field(default_factory=list)
-    ranges: list[tuple[Labels, str]] = field(
-        default_factory=list
-    )  # channels that a call takes apart by their places
+    # channels that a call takes apart by their places, and where
+    ranges: list[tuple[Labels, str]] = field(default_factory=list)
     now: fx.Node | None = None  # the node that is walked
     splits: list[tuple[Labels, fx.Node | None]] = field(default_factory=list)
     buffers: set[fx.Node] = field(default_factory=set)  # labelled only by what they meet
-    written: set[fx.Node] = field(default_factory=set)  # parts of these are written to on the way
+    written: set[fx.Node] = field(
+        default_factory=set
+    )  # tensors that are changed in place on the way
     extents: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)  # see `extent`
     classes: Classes = field(default_factory=Classes)
     slots: list[SlotNote] = field(default_factory=list)
@@ -91,9 +92,7 @@ class Flow:
     notes: dict[tuple[str, int], SlotNote] = field(default_factory=dict)
     hidden: dict[str, np.ndarray] = field(default_factory=dict)  # of recurrent modules, by name
     params: dict[fx.Node, str] = field(default_factory=dict)
-    turned: dict[fx.Node, fx.Node] = field(
-        default_factory=dict
-    )  # W.T → W, where only products read it
+    turned: dict[fx.Node, fx.Node] = field(default_factory=dict)  # W.T → W, for products alone
     values: dict[fx.Node, Any] = field(default_factory=dict)
     parts: dict[fx.Node, Any] = field(default_factory=dict)  # see `part`
     canonical: dict[str, str] = field(default_factory=dict)
@@ -296,7 +295,8 @@ class Flow:
 
 VIEWS = frozenset(
     "view reshape expand slice select narrow transpose permute unsqueeze squeeze alias detach split chunk unbind t "
-    "getitem flatten unflatten contiguous to diagonal split_with_sizes expand_as swapaxes movedim".split()
+    "getitem flatten unflatten contiguous to diagonal split_with_sizes expand_as swapaxes movedim mT numpy_T "
+    "view_as unfold".split()
 )
 
 

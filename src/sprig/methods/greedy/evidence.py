@@ -93,10 +93,9 @@ def pull(moments: Moments, ridge: float) -> float:
 
 def judged_ridge(
     a: Moments, b: Moments, weight: Tensor, keep: Tensor, *, metric: Tensor | None = None,
-    ridges: Sequence[float] = RIDGES, own: bool = False,
+    ridges: Sequence[float] = RIDGES,
 ) -> float:  # fmt: skip
-    """The ridge whose solution on part `a` of the data loses least on the rest, with the columns `keep`. `own`: the
-    target is what the weights make of these inputs themselves."""
+    """The ridge whose solution on part `a` of the data loses least on the rest, with the columns `keep`."""
     if a.count > AMPLE * len(keep) or not b.count:
         return RIDGES[0]
     w = weight.detach().flatten(1).to(a.second)
@@ -105,8 +104,8 @@ def judged_ridge(
 
     def cut(m: Moments) -> tuple[Tensor, Tensor]:
         rows = m.second[kept]
-        mine = own or not len(m.target_mean)
-        return rows[:, kept].to(exact), (w @ rows.mT if mine else m.cross[:, kept]).to(exact)
+        target = m.cross[:, kept] if len(m.target_mean) else w @ rows.mT
+        return rows[:, kept].to(exact), target.to(exact)
 
     (seen, target), (unseen, judge) = cut(a), cut(b)
     power, start = float(a.second.diagonal().double().mean()), w[:, kept].to(exact)
@@ -129,13 +128,10 @@ def judged_ridge(
     return best
 
 
-def between(moments: Moments, share: float, weight: Tensor, bias: Tensor | None) -> Moments:
-    """With a target between the one that is there (share 1) and what weight and bias make of the inputs (share 0)."""
-    if share == 1:
-        return moments
+def own_target(moments: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
+    """With what weight and bias make of the inputs for a target; the power stays that of the one that was there."""
     own = moments.own(weight, bias=bias)
-    mean = share * moments.target_mean + (1 - share) * own.target_mean
-    return replace(moments, cross=share * moments.cross + (1 - share) * own.cross, target_mean=mean)
+    return replace(moments, cross=own.cross, target_mean=own.target_mean)
 
 
 def stronger(a: Moments, weight: Tensor, block: int) -> Tensor:

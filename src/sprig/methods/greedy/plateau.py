@@ -83,13 +83,10 @@ class Sample:
         at = torch.randperm(len(self.x), generator=generator)[:most].sort().values.to(self.x.device)
         return Sample(self.x[at], self.y[at], None if self.added is None else self.added[at])
 
-    def between(self, share: float, weight: Tensor, bias: Tensor | None) -> "Sample":
-        """With targets as `evidence.between` has them."""
-        if share == 1:
-            return self
+    def own_target(self, weight: Tensor, bias: Tensor | None) -> "Sample":
+        """With targets as `evidence.own_target` has them."""
         own = self.x.float() @ weight.detach().flatten(1).float().mT
-        own = own if bias is None else own + bias.detach().float()
-        return replace(self, y=share * self.y + (1 - share) * own.to(self.y))
+        return replace(self, y=(own if bias is None else own + bias.detach().float()).to(self.y))
 
     @staticmethod
     def joined(parts: Sequence["Sample"]) -> "Sample":

@@ -29,9 +29,9 @@ from sprig.core.workbench import Workbench
 from sprig.methods.greedy.evidence import (
     RIDGES,
     anchored,
-    between,
     centred,
     judged_ridge,
+    own_target,
     unit_columns,
     write,
 )
@@ -50,6 +50,13 @@ class Seen(NamedTuple):
     fit: Moments
     judge: Moments
     sample: Sample | None
+
+    def own_target(self, weight: Tensor, bias: Tensor | None) -> "Seen":
+        """The same rows with what the layer itself makes of them for a target."""
+        sample = None if self.sample is None else self.sample.own_target(weight, bias)
+        return Seen(
+            own_target(self.fit, weight, bias), own_target(self.judge, weight, bias), sample
+        )
 
 
 def _remember(seen: dict[int, Tensor], at: int) -> Any:
@@ -169,21 +176,23 @@ class Sequential:
         weight = consumer.matrix(self.bench.weights)
         keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
         bias = None if consumer.bias is None else self.bench.weights[consumer.bias]
-        ridge, share = self.ridge, float(self.asymmetric)
+        if not self.asymmetric:
+            seen = [part.own_target(weight, bias) for part in seen]
+        ridge = self.ridge
         if ridge is None:
             ridge = judged_ridge(
                 seen[-1].fit, seen[-1].judge, weight, keep, metric=norm_metric(self.bench, consumer),
-                ridges=(*RIDGES, *LARGE) if len(self.nets) > 1 else RIDGES, own=not self.asymmetric,
+                ridges=(*RIDGES, *LARGE) if len(self.nets) > 1 else RIDGES,
             )  # fmt: skip
         problem = ConsumerProblem(
-            anchored(between(seen[0].fit + seen[0].judge, share, weight, bias), ridge, weight),
+            anchored(seen[0].fit + seen[0].judge, ridge, weight),
             torch.full((weight[0].numel(),), -1),
             metric=metric_of(self.bench, consumer, self.metric),
             centred=centred(self.bench, consumer),
         )
         problems = [problem]
         for other in seen[1:]:
-            moments = anchored(between(other.fit, share, weight, bias), ridge, weight)
+            moments = anchored(other.fit, ridge, weight)
             problems.append(replace(problem, moments=moments))
         before = dict(self.masks)
         if self.with_reselect:
@@ -196,7 +205,7 @@ class Sequential:
             else:
                 scale = Scale.of(plateau.norm, plateau.eps, self.bench.weights)
                 solution = relaxed(
-                    mine, keep, sample.between(share, weight, bias), plateau, scale, ridge=ridge,
+                    mine, keep, sample, plateau, scale, ridge=ridge,
                     start=weight, rounds=self.rounds,
                 )  # fmt: skip
             found: dict[str, Tensor] = {}
