@@ -39,6 +39,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "ridge 0.03, not judged": {"ridge": 3e-2},
     "errors of all outputs alike (identity)": {"metric": "identity"},
     "errors by Fisher information": {"metric": "fisher"},
+    "errors by K-FAC's output factor": {"metric": "kfac"},
     "exchanges": {"swaps": 20},
     "one trial per group": {"trials": (0.5,)},
 }

@@ -6,7 +6,7 @@
 
 All arms begin with the same trained network of their seed (see fashion_setup.py) and have the same epochs after it:
 `--penalty` of them under the penalty, then the cut, then `--after` without it. Forward selection (refit), magnitude and
-the dense network itself, which need no penalty, train on for all of them after their cut. Three settings are tried
+the dense network itself, which need no penalty, train on for all of them after their cut. Four settings are tried
 per penalty, with seed 0, at the first budget, chosen by the validation images after all epochs; the learning rate is
 the same for all, but ten times for group-grda, which has no momentum that would count a lasting gradient ten times.
 gates and l0 decide themselves what stays: for each budget the best setting that ends within it, or else the one that
@@ -45,16 +45,18 @@ from sprig.training import TrainConfig, accuracy, finetune
 LR = 0.02
 GROW = {"every": 1, "ceiling": 1.0, "hold": 100}
 PENALTIES = {
-    "group-lasso": [GroupLasso(strength=s) for s in (1e-4, 3e-4, 1e-3)],
-    "sparse-group-lasso": [SparseGroupLasso(strength=s) for s in (1e-4, 3e-4, 1e-3)],
-    "group-halo": [GroupHalo(xi=s, psi=s) for s in (3e-5, 1e-4, 3e-4)],
-    "bn-slimming": [BnSlimming(strength=s) for s in (1e-4, 1e-3, 3e-3)],
-    "increg": [IncReg(step=s, ceiling=c) for s, c in ((2.5e-4, 0.05), (1e-3, 0.2), (5e-3, 1.0))],
-    "greg1": [GReg1(step=s, **GROW) for s in (5e-4, 1e-3, 2e-3)],
-    "greg2": [GReg2(step=s, probe=s / 10, probe_ceiling=1e-2, **GROW) for s in (1e-3, 2e-3, 4e-3)],
-    "gates": [Gates(strength=s) for s in (0.02, 0.05, 0.1)],
-    "l0": [L0(strength=s, drop=0.1) for s in (3e-3, 1e-2, 3e-2)],
-    "group-grda": [GroupGrda(c=c) for c in (5e-3, 1e-2, 2e-2)],
+    "group-lasso": [GroupLasso(strength=s) for s in (1e-4, 3e-4, 1e-3, 3e-3)],
+    "sparse-group-lasso": [SparseGroupLasso(strength=s) for s in (1e-4, 3e-4, 1e-3, 3e-3)],
+    "group-halo": [GroupHalo(xi=s, psi=s) for s in (3e-5, 1e-4, 3e-4, 1e-3)],
+    "bn-slimming": [BnSlimming(strength=s) for s in (1e-4, 1e-3, 3e-3, 1e-2)],
+    "increg": [IncReg(step=s, ceiling=200 * s) for s in (2.5e-4, 1e-3, 5e-3, 1e-2)],
+    "greg1": [GReg1(step=s, **GROW) for s in (5e-4, 1e-3, 2e-3, 4e-3)],
+    "greg2": [
+        GReg2(step=s, probe=s / 10, probe_ceiling=1e-2, **GROW) for s in (1e-3, 2e-3, 4e-3, 8e-3)
+    ],
+    "gates": [Gates(strength=s) for s in (0.04, 0.05, 0.06, 0.08)],
+    "l0": [L0(strength=s, drop=0.1) for s in (0.1, 0.2, 0.5, 1.0)],
+    "group-grda": [GroupGrda(c=c) for c in (5e-3, 1e-2, 2e-2, 4e-2)],
 }
 PLAIN = ("dense", "refit", "magnitude")
 OWN = ("gates", "l0")  # these take no budget

@@ -37,6 +37,22 @@ def test_data_dependent_control_flow_names_the_line() -> None:
         trace(net, example)
 
 
+class UpTo(nn.Module):
+    """Keeps as many channels as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor, count: Tensor) -> Tensor:
+        return self.down(self.up(x).relu())[:, : count.max().item()].sum()
+
+
+def test_a_size_that_depends_on_values_is_named_and_submodules_offered() -> None:
+    with pytest.raises(TraceError, match=r"test_graph\.py:\d+: how large .*modules=\[\"up\""):
+        trace(UpTo(), (torch.randn(4, 8), torch.tensor(3)))
+
+
 def test_an_unknown_operation_is_named_with_module_and_line() -> None:
     net, example = toys.make("unknown")
     (note,) = [f for f in trace(net, example).frozen if "no row" in f.reason]

@@ -7,9 +7,12 @@ from torch import Tensor, nn
 import sprig
 from sprig.core.batches import as_batches
 from sprig.core.errors import InputError
+from sprig.core.stats import Moments
 from sprig.core.tracing import trace
 from sprig.core.workbench import Workbench
-from sprig.methods.greedy.metric import LEAST, fisher, metric_of
+from sprig.methods.greedy.metric import DAMPING, LEAST, fisher, metric_of
+from sprig.methods.greedy.problem import ConsumerProblem, columns_of
+from sprig.methods.greedy.pursuit import power_of, value
 from sprig.methods.greedy.refit import RefitConfig, realise, search
 
 
@@ -64,12 +67,79 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_the_weights_alone() -> Non
 
 def test_an_unknown_metric_is_refused() -> None:
     made = bench(softmax_net(), torch.randn(8, 5))
-    with pytest.raises(InputError, match="known are norm, identity, fisher"):
+    with pytest.raises(InputError, match="known are norm, identity, fisher, kfac"):
         metric_of(made, made.graph.consumers[0], "trace")
     assert metric_of(made, made.graph.consumers[0], "identity") is None
 
 
-@pytest.mark.parametrize("metric", ["identity", "fisher"])
+def test_of_two_scores_it_is_their_covariance() -> None:
+    """In the logits, E[g g^T] = diag(p) - p p^T: a shift of all logits alike counts nothing but the damping."""
+    net, x = softmax_net(), torch.randn(256, 5)
+    found = fisher(bench(net, x), full=True)["linear_2"]
+    with torch.no_grad():
+        p = net(x).double().softmax(-1)
+    expected = (torch.diag_embed(p) - p[:, :, None] * p[:, None]).mean(0)
+    expected = expected / expected.diagonal().mean()
+    assert torch.allclose(found - DAMPING * torch.eye(4), expected, atol=0.15)
+    assert float(found.sum()) == pytest.approx(4 * DAMPING, abs=1e-6)
+    diagonal = fisher(bench(net, x))["linear_2"]
+    assert torch.allclose(found.diagonal() - DAMPING, diagonal)
+
+
+def layer(own: bool, centred: bool) -> tuple[ConsumerProblem, Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(200, 8, generator=g, dtype=torch.float64) + 0.5
+    x[:, 1] += x[:, 0]
+    w = torch.randn(3, 8, generator=g, dtype=torch.float64)
+    y = x @ w.mT if own else (x @ w.mT).tanh() + torch.randn(200, 3, generator=g)
+    moments = Moments.from_rows(x, None if own else y)
+    columns = columns_of([[0, 1], [2, 3], [4, 5], [6, 7]], 8)
+    problem = ConsumerProblem(moments, columns, own=w if own else None, centred=centred)
+    return problem, x, y, torch.tensor([[4.0, 1, 0], [1, 2, -1], [0, -1, 3]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("centred", [True, False])
+def test_errors_under_a_full_metric_are_those_of_the_definition(own: bool, centred: bool) -> None:
+    """sum over rows of e^T G e, e what least squares leaves: up to a part that no choice changes, and that none has
+    where the target is the layer's own output."""
+    problem, x, y, g = layer(own, centred)
+    under = problem.weighed(g)
+    total = power_of(under)
+
+    def direct(kept: list[int]) -> float:
+        columns = [c for u in kept for c in (2 * u, 2 * u + 1)]
+        if not columns:
+            e = y - y.mean(0) * centred
+        else:
+            a = x[:, columns]
+            a = torch.cat([a, torch.ones(200, 1)], 1) if centred else a
+            e = y - a @ torch.linalg.lstsq(a, y).solution
+        return float((e @ g * e).sum(1).mean())
+
+    sets = [[], [0], [1], [2], [3], [0, 2], [1, 3], [2, 3], [0, 1, 2], [0, 1, 2, 3]]
+    seen = [total * value([under], kept, size=4, ridge=0.0) for kept in sets]
+    wanted = [direct(kept) for kept in sets]
+    rest = wanted[0] - seen[0]
+    assert [s + rest for s in seen] == pytest.approx(wanted, rel=1e-7, abs=1e-8)
+    if own:
+        assert rest == pytest.approx(0.0, abs=1e-8)
+        assert seen[-1] == pytest.approx(0.0, abs=1e-8)
+    else:
+        assert seen[-1] > 0
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_full_metric_with_nothing_beside_the_diagonal_is_the_diagonal_one(own: bool) -> None:
+    problem, _, _, g = layer(own, True)
+    full, plain = problem.weighed(g.diagonal().diag()), problem.weighed(g.diagonal())
+    assert power_of(full) == pytest.approx(power_of(plain))
+    for kept in ([0], [1, 2], [0, 2, 3]):
+        one = value([full], kept, size=4, ridge=1e-3)
+        assert one == pytest.approx(value([plain], kept, size=4, ridge=1e-3))
+
+
+@pytest.mark.parametrize("metric", ["identity", "fisher", "kfac"])
 def test_a_metric_changes_what_stays_and_nothing_else_is_needed(metric: str) -> None:
     torch.manual_seed(1)
     net = nn.Sequential(

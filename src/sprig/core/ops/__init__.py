@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from sprig.core.errors import TraceError
 from sprig.core.ops import (
     attention,
     contraction,
@@ -21,7 +23,7 @@ from sprig.core.ops import (
     shape,
     transposed,
 )
-from sprig.core.ops.flow import Flow, op_name
+from sprig.core.ops.flow import Flow, op_name, place_of
 
 Row = Callable[[Flow, fx.Node], Any]
 
@@ -46,9 +48,19 @@ def row_of(node: fx.Node) -> Row:
 
 
 def labels_of(flow: Flow, node: fx.Node) -> Any:
-    """Labels of what a call gives."""
+    """Labels of what a call gives.
+
+    Raises:
+        TraceError: how large a tensor there is depends on the values of the inputs.
+    """
     flow.now = node
-    return row_of(node)(flow, node)
+    try:
+        return row_of(node)(flow, node)
+    except GuardOnDataDependentSymNode as error:
+        raise TraceError(
+            f"{place_of(node)}: how large its tensors are depends on the values of the inputs; "
+            "trace submodules without it"
+        ) from error
 
 
 def contracts(node: fx.Node) -> bool:

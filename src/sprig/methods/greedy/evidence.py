@@ -48,9 +48,8 @@ def problems(
             moments[consumer.node],
             unit_columns(consumer, group.index),
             own=None if len(moments[consumer.node].target_mean) else consumer.matrix(bench.weights),
-            metric=metric_of(bench, consumer, metric),
             centred=centred(bench, consumer),
-        )
+        ).weighed(metric_of(bench, consumer, metric))
         power = problem_power(problem)
         out.append(replace(problem, scale=1.0 / power if power > 0 else 1.0))
     return out

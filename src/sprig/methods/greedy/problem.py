@@ -58,6 +58,27 @@ class ConsumerProblem:
         """The same problem with the target worked out, so that it is worked out once."""
         return replace(self, moments=self.targeted, own=None)
 
+    def weighed(self, metric: Tensor | None) -> "ConsumerProblem":
+        """With another metric. One of all products, (O, O) = F F^T, turns the targets: the error is |F^T (y - W x)|^2.
+
+        How much of the turned target no columns explain is then known without what it has in common between outputs
+        (unless `own` is the target, of which nothing is left): a part of the error that is the same for every choice.
+        """
+        if metric is None or metric.dim() == 1:
+            return replace(self, metric=metric)
+        values, vectors = torch.linalg.eigh(metric.to(torch.float64))
+        turn = (vectors * values.clamp_min(0.0).sqrt()).mT
+        if self.own is not None:
+            return replace(self, own=turn @ self.own.detach().flatten(1).to(turn), metric=None)
+        old = self.moments
+        target, second = old.cross.double(), old.second.double()
+        left = (old.power - (divider(second)(target) * target).sum(1)).clamp_min(0.0)
+        cross = turn @ target
+        power = (divider(second)(cross) * cross).sum(1) + turn.square() @ left
+        mean = turn @ old.target_mean
+        moments = replace(old, target_mean=mean, cross=cross.to(old.cross), power=power)
+        return replace(self, moments=moments, metric=None)
+
     def weights(self, outputs: int) -> Tensor:
         """(O,) scale x metric."""
         if not self.scale > 0:

@@ -53,7 +53,7 @@ class RefitConfig:
     rule: by which units are picked: exact, stochastic, backward, swap, distributed or beam, see shelf.py; delta, parts,
     width: settings of stochastic, distributed and beam.
     swaps: exchanges tried per group once its size is known (drop the cheapest, add the best, keep if better).
-    metric: how errors of a layer's outputs count when units are chosen: norm, identity or fisher, see metric.py.
+    metric: how errors of a layer's outputs count when units are chosen: norm, identity, fisher or kfac, see metric.py.
     rounds: of letting errors go that a ReLU or the like hides from everything behind it; 0: none.
     twin: in the final pass a second network, fitted without the inputs that judge, says how strong each ridge is to be;
     None: where there are fewer than a thousand samples, since it costs half as much again and more data need it less.

@@ -187,7 +187,6 @@ class Sequential:
         problem = ConsumerProblem(
             anchored(seen[0].fit + seen[0].judge, ridge, weight),
             torch.full((weight[0].numel(),), -1),
-            metric=metric_of(self.bench, consumer, self.metric),
             centred=centred(self.bench, consumer),
         )
         problems = [problem]
@@ -196,7 +195,8 @@ class Sequential:
             problems.append(replace(problem, moments=moments))
         before = dict(self.masks)
         if self.with_reselect:
-            self.reselect(consumer, problem)
+            metric = metric_of(self.bench, consumer, self.metric)
+            self.reselect(consumer, problem.weighed(metric))
         keep = torch.from_numpy(np.repeat(consumer.axis.keep(self.masks), consumer.block))
         out = []
         for mine, (_, _, sample) in zip(problems, seen, strict=True):
