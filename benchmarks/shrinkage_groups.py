@@ -11,7 +11,7 @@ per penalty, with seed 0, at the first budget, chosen by the validation images a
 the same for all, but ten times for group-grda, which has no momentum that would count a lasting gradient ten times.
 gates and l0 decide themselves what stays: for each budget the best setting that ends within it, or else the one that
 ends with the fewest multiply-adds, which the table then shows to be more than the budget. Latency is measured of the
-smaller networks, one image and 32 at a time, on the threads given.
+smaller networks in turn with the dense one, one image and 32 at a time, on the threads given.
 Each line of the results is one trial: test accuracy right after the cut (batch norms re-estimated) and at the end.
 """
 
@@ -22,13 +22,15 @@ import time
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from statistics import median
 
 import torch
 from fashion_setup import EXAMPLE, Bench, fresh, macs_of, params_of
 from shrinkage import cell, complete, done, read, together
 
 import sprig
-from sprig.core.latency import latency
+from sprig.core.timerun import compare
+from sprig.core.timing import Timing
 from sprig.core.tracing import trace
 from sprig.core.types import Budget
 from sprig.methods.penalties.bn_slimming import BnSlimming
@@ -122,9 +124,10 @@ def one(bench, arm, settings, seed, budget, given, judge, key):
         "seconds": round(time.process_time() - begin, 1),
     }
     if given.latency:
-        torch.set_num_threads(given.threads)
         for batch in (1, 32):
-            row[f"ms_{batch}"] = dict(latency(small.eval(), (EXAMPLE,), batch=batch))
+            timing = Timing(batch=batch, threads=given.threads)
+            whole = fresh(bench.dense(seed)).eval()
+            row[f"ms_{batch}"] = compare(whole, small.eval(), (EXAMPLE,), timing)
         row["threads"] = given.threads
     return row
 
@@ -151,6 +154,17 @@ def heading(row):
     return text
 
 
+def timed(found):
+    """Milliseconds, and the share of the dense network's in the same run: medians over the networks measured.
+
+    >>> timed([{"small_ms": 2.5, "ratio": 0.5}])
+    '2.50 (0.50)'
+    """
+    if not found:
+        return "–"
+    return "{:.2f} ({:.2f})".format(*(median(r[k] for r in found) for k in ("small_ms", "ratio")))
+
+
 def page(rows):
     """One table per budget, and per length of the training; a line for every setting."""
     found = [r for r in rows if r["kind"] == "run"]
@@ -164,7 +178,7 @@ def page(rows):
         lines += [
             heading(tables[key][0]),
             "",
-            "| arm | setting | seeds | trained | after the cut | at the end | MACs | parameters | ms, 1 | ms, 32 |",
+            "| arm | setting | seeds | trained | after the cut | at the end | MACs | parameters | ms, 1 image (of dense) | ms, 32 (of dense) |",
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
         ranked = [{**r, "place": order[r["arm"]]} for r in tables[key]]
@@ -174,10 +188,7 @@ def page(rows):
                 f"{k} {shown[k]:g}" for k in ("strength", "xi", "step", "c") if k in shown
             )
             cells = [cell([r.get(k) for r in mine]) for k in ("trained", "cut", "end")]
-            times = [
-                sorted(r[f"ms_{b}"]["median"] for r in mine if f"ms_{b}" in r) for b in (1, 32)
-            ]
-            spans = [f"{t[len(t) // 2]:.2f}" if t else "–" for t in times]
+            spans = [timed([r[f"ms_{b}"] for r in mine if f"ms_{b}" in r]) for b in (1, 32)]
             macs = sum(r["macs"] for r in mine) / len(mine)
             params = sum(r["params"] for r in mine) / len(mine)
             lines.append(

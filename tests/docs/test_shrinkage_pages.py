@@ -143,17 +143,17 @@ def test_an_arm_without_retraining_renews_its_batch_norms(script, monkeypatch):
     assert not torch.equal(cut[0], cut[-1])
 
 
-def test_groups_have_three_trials_each_and_choose_within_the_budget(script):
+def test_groups_have_four_trials_each_and_choose_within_the_budget(script):
     from sprig.methods.penalties.shelf import PENALTIES
 
     found = script("shrinkage_groups")
     assert set(found.PENALTIES) == {n for n, entry in PENALTIES.items() if entry.groups}
-    assert {len(trials) for trials in found.PENALTIES.values()} == {3}
+    assert {len(trials) for trials in found.PENALTIES.values()} == {4}
     for name, trials in found.PENALTIES.items():
         assert all(type(t) is PENALTIES[name].config for t in trials)
     alike = {"penalty": 4, "after": 2, "images": 55_000, "bf16": True}
     base = {"kind": "tune", "budget": 0.5, "judges": 5000, **alike}
-    figures = [(0, 0.93, 0.9), (1, 0.92, 0.45), (2, 0.91, 0.28)]
+    figures = [(0, 0.93, 0.9), (1, 0.92, 0.45), (2, 0.91, 0.28), (3, 0.8, 0.2)]
     rows = [
         {**base, "arm": arm, "number": n, "end": end, "share": share}
         for arm in ("gates", "greg1")
@@ -161,7 +161,7 @@ def test_groups_have_three_trials_each_and_choose_within_the_budget(script):
     ]
     assert found.best(rows, "greg1", 0.5, alike) == 0
     assert [found.best(rows, "gates", b, alike) for b in (0.95, 0.5, 0.3, 0.1)] == [0, 1, 2, 2]
-    with pytest.raises(SystemExit, match="0 of 3 trials"):
+    with pytest.raises(SystemExit, match="0 of 4 trials"):
         found.best(rows, "gates", 0.5, {**alike, "penalty": 8})
 
 
@@ -198,7 +198,7 @@ def test_the_tables_hold_every_run(script):
     assert "0.60 (0.60 to 0.60)" in units.page([row])  # at the step of removal, not after it
     groups = script("shrinkage_groups")
     one = {"kind": "run", "arm": "refit", "budget": 0.5, "seed": 0, "settings": {}, "cut": 0.93, "end": 0.935,
-           "macs": 15e6, "params": 1e5, "ms_1": {"median": 2.5}}  # fmt: skip
+           "macs": 15e6, "params": 1e5, "ms_1": {"small_ms": 2.5, "ratio": 0.5}}  # fmt: skip
     assert "| refit | – | 1 | – | 93.0 (93.0 to 93.0) |" in groups.page([one])
-    assert "2.50 | – |" in groups.page([one])
+    assert "2.50 (0.50) | – |" in groups.page([one])
     assert groups.settled(groups.PENALTIES["increg"][0], 0.25).keep == 0.5
