@@ -178,7 +178,8 @@ def page(rows):
         lines += [
             heading(tables[key][0]),
             "",
-            "| arm | setting | seeds | trained | after the cut | at the end | MACs | parameters | ms, 1 image (of dense) | ms, 32 (of dense) |",
+            "| arm | setting | seeds | trained | after the cut | at the end | MACs | parameters "
+            "| ms, 1 image (of dense) | ms, 32 (of dense) |",
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
         ranked = [{**r, "place": order[r["arm"]]} for r in tables[key]]
