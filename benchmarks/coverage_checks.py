@@ -70,7 +70,7 @@ def handled(case: Case) -> Row:
     from sprig.core.join import recounted
     from sprig.core.numbers import numbers
     from sprig.core.reload import reshape
-    from sprig.core.surgery import mask, shrink
+    from sprig.core.surgery import mask_, shrink
     from sprig.core.tracing import distance
     from sprig.testing.checks import parameters
 
@@ -92,18 +92,20 @@ def handled(case: Case) -> Row:
         "kept": round(plan.cost["macs"] / cost(graph)["macs"], 3),
         "cut_s": round(time.process_time() - began, 1),
     }
-    live, wide, whole, row["precision"] = doubled(case, model, example)
+    live, wide, whole, row["precision"], dense = doubled(case, model, example)
     with held(whole):
-        dense, masked = answer(case, live, wide), answer(case, mask(live, plan, graph), wide)
-        shrunk = shrink(live, plan, graph)
-        cut, macs = counted_answer(case, shrunk, wide)
+        cut, macs = counted_answer(case, shrink(live, plan, graph), wide)
+        masked = answer(case, mask_(live, plan.masks(graph), graph), wide)  # a copy already
     if case.modules:  # the rest runs on what the dense parts gave, so it takes the same way
         macs = recounted(small, graph, example)["macs"]
     row |= {"gap": distance(masked, cut), "moved": distance(dense, masked)}
     row["recount"] = macs == plan.cost["macs"] and parameters(small) == plan.cost["params"]
     row["trained"] = trained(case, small, example)
     shapes = {n: tuple(t.shape) for n, t in [*small.named_parameters(), *small.named_buffers()]}
-    back = reshape(case.build(), shapes, numbers(model, plan.masks(graph), graph)).eval()
+    paused = time.process_time()
+    fresh = case.build()  # the model's own work, as at the beginning
+    began += time.process_time() - paused
+    back = reshape(fresh, shapes, numbers(model, plan.masks(graph), graph)).eval()
     back.load_state_dict(small.state_dict())
     row["reloaded"] = (
         distance(answer(case, back, example), answer(case, small.eval(), example)) == 0
@@ -182,8 +184,11 @@ def free(graph: Any, number: Any) -> bool:
     return any(graph.groups[i].prunable for i in np.unique(number.axis.group) if i >= 0)
 
 
-def doubled(case: Case, model: nn.Module, example: Example) -> tuple[nn.Module, Example, bool, str]:
-    """The model and its inputs in double precision if it allows that, whether to hold it, what it computes in."""
+def doubled(
+    case: Case, model: nn.Module, example: Example
+) -> tuple[nn.Module, Example, bool, str, Any]:
+    """The model and its inputs in double precision if it allows that, whether to hold it, what it computes in, and what
+    it gives."""
     from sprig.core.tracing import stirred
 
     wide = pytree.tree_map(
@@ -192,9 +197,11 @@ def doubled(case: Case, model: nn.Module, example: Example) -> tuple[nn.Module, 
     live = stirred(model).double()
     for whole in (True, False):
         with contextlib.suppress(RuntimeError), held(whole), Narrowing() as narrowing:
-            answer(case, live, wide)
-            return live, wide, whole, "float32 inside" if narrowing.seen else "float64"
-    return stirred(model), example, False, "float32"  # it insists on its own precision
+            dense = answer(case, live, wide)
+            said = "float32 inside" if narrowing.seen else "float64"
+            return live, wide, whole, said, dense
+    live = stirred(model)  # it insists on its own precision
+    return live, example, False, "float32", answer(case, live, example)
 
 
 @torch.no_grad()

@@ -57,7 +57,7 @@ PENALTIES = {
         GReg2(step=s, probe=s / 10, probe_ceiling=1e-2, **GROW) for s in (1e-3, 2e-3, 4e-3, 8e-3)
     ],
     "gates": [Gates(strength=s) for s in (0.04, 0.05, 0.06, 0.08)],
-    "l0": [L0(strength=s, drop=0.1) for s in (0.1, 0.2, 0.5, 1.0)],
+    "l0": [L0(strength=s, drop=0.1, rate=100.0) for s in (1e-2, 2e-2, 3e-2, 5e-2)],
     "group-grda": [GroupGrda(c=c) for c in (5e-3, 1e-2, 2e-2, 4e-2)],
 }
 PLAIN = ("dense", "refit", "magnitude")

@@ -10,7 +10,7 @@ from torch import nn
 
 from sprig.core.errors import PlanError, SurgeryError
 from sprig.core.plan import Plan
-from sprig.core.surgery import apply, mask, put, shrink
+from sprig.core.surgery import apply, mask, put, shrink, state
 from sprig.core.tracing import distance, trace
 from sprig.core.types import Graph, Outcome
 from sprig.testing import checks, toys
@@ -93,6 +93,22 @@ def test_tied_tensors_stay_tied_and_flags_stay() -> None:
     assert small.training
     assert not small.last.weight.requires_grad
     assert small.one.weight.requires_grad
+
+
+@pytest.mark.parametrize("name", CUT[:12])
+def test_no_tensor_of_the_smaller_network_is_the_models_own(name: str) -> None:
+    """What is cut is made anew, not copied whole first; nothing that is written to the one shows in the other."""
+    net, example = toys.make(name)
+    graph = trace(net, example)
+    before = {n: t.clone() for n, t in state(net).items()}
+    cut_groups = [g.index for g in graph.prunable]
+    small = shrink(net, random_plan(graph, cut_groups, np.random.default_rng(0)), graph)
+    places = {t.untyped_storage().data_ptr() for t in state(net).values()}
+    assert not places & {t.untyped_storage().data_ptr() for t in state(small).values()}
+    with torch.no_grad():
+        for tensor in state(small).values():
+            tensor.zero_()
+    assert all(torch.equal(before[n], t) for n, t in state(net).items())
 
 
 def test_masks_are_zeros_in_the_old_shape() -> None:

@@ -6,34 +6,19 @@ is left of the budget is filled again, unit by unit, so that it is missed by les
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from sprig.core.cost import CostModel, cost
 from sprig.core.errors import InputError
+from sprig.core.ladder import Choice, Ladder, hull
 from sprig.core.types import Budget, Graph
 
 FIELDS = ("macs", "params", "bytes")
 LATENCY = "latency_ms"
 WAYS = (LATENCY, "macs")  # ways down to a budget of time
 EXPECTED = "give a fraction in (0, 1] or an absolute number"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What may be chosen for one group, or for several that keep as many each: sizes ascending, the harm at each."""
-
-    group: int
-    sizes: np.ndarray
-    harm: np.ndarray
-    tied: tuple[int, ...] = ()  # the other groups
-
-    @property
-    def all(self) -> list[int]:
-        """The numbers of all its groups."""
-        return [self.group, *self.tied]
 
 
 def timed(budget: Budget) -> bool:
@@ -101,23 +86,6 @@ def latency_limit(budget: Budget, dense_ms: float | None) -> float | None:
             "search, or a table of sprig.measure(...) to path.at"
         )
     return min(limits) if limits else None
-
-
-def hull(harm: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Positions of the lower convex hull of (size, harm), from the largest size down."""
-    points = list(range(len(sizes)))
-    kept: list[int] = []
-    for i in points:
-        while len(kept) >= 2:
-            a, b = kept[-2], kept[-1]
-            cross = (sizes[b] - sizes[a]) * (harm[i] - harm[a]) - (harm[b] - harm[a]) * (
-                sizes[i] - sizes[a]
-            )
-            if cross > 0:
-                break
-            kept.pop()
-        kept.append(i)
-    return np.array(kept[::-1])
 
 
 class Model(Protocol):
@@ -248,8 +216,7 @@ class Allocator:
     def _descend(
         self, limits: Mapping[str, float], trail: list[np.ndarray] | None = None
     ) -> np.ndarray:
-        kept = self.full.copy()
-        at = [0] * len(self.choices)  # position on the hull
+        kept, ladder = self.full.copy(), Ladder(self.choices, self.hulls)
         if trail is not None:
             trail.append(kept.copy())
         while over := self._over(kept, limits):
@@ -257,21 +224,11 @@ class Allocator:
             saving = np.zeros(len(kept))
             for unit, now in over.items():
                 saving += self.models[unit].gradient(kept) / max(now - limits[unit], 1e-9 * now)
-            best, best_rate = -1, np.inf
-            for j, choice in enumerate(self.choices):
-                points, saved = self.hulls[j], saving[choice.all].sum()
-                if at[j] + 1 >= len(points) or saved <= 0:
-                    continue
-                here, there = points[at[j]], points[at[j] + 1]
-                units = choice.sizes[here] - choice.sizes[there]
-                rate = (choice.harm[there] - choice.harm[here]) / (units * saved)
-                if rate < best_rate:
-                    best, best_rate = j, rate
-            if best < 0:
+            best = ladder.cheapest(saving)
+            if best is None:
                 return self.least()
-            at[best] += 1
             choice = self.choices[best]
-            kept[choice.all] = choice.sizes[self.hulls[best][at[best]]]
+            kept[choice.all] = ladder.down(best)
             if trail is not None:
                 trail.append(kept.copy())
         return kept

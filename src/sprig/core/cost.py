@@ -55,6 +55,11 @@ class CostModel:
         width = max((len(t.axes) for t in live), default=0)
         self.base = np.ones((width, len(live)))
         self.slope = np.zeros((width, len(live), self.groups))
+        self.others = [[b for b in range(width) if b != a] for a in range(width)]
+        self.last: tuple[bytes, np.ndarray] = (
+            b"",
+            self.base,
+        )  # what was asked last is often asked again
         for j, term in enumerate(live):
             for a, axis in enumerate(term.axes):
                 self.base[a, j] = (axis.group < 0).sum()
@@ -73,13 +78,15 @@ class CostModel:
             return np.zeros(self.groups)
         dims = self._dims(kept)
         total = np.zeros(self.groups)
-        for a in range(len(dims)):
-            others = np.prod(np.delete(dims, a, axis=0), axis=0)
-            total += (self.coefficient * others) @ self.slope[a]
+        for a, others in enumerate(self.others):
+            total += (self.coefficient * dims[others].prod(axis=0)) @ self.slope[a]
         return total
 
     def _dims(self, kept: np.ndarray) -> np.ndarray:
-        return self.base + self.slope @ np.asarray(kept, dtype=float)
+        known = np.asarray(kept, dtype=float).tobytes()
+        if self.last[0] != known:
+            self.last = known, self.base + self.slope @ np.asarray(kept, dtype=float)
+        return self.last[1]
 
 
 def _free(term: CostTerm) -> bool:

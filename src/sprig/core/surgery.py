@@ -70,8 +70,18 @@ def mask_(model: nn.Module, masks: Masks, graph: Graph) -> nn.Module:
 
 def shrink(model: nn.Module, plan: Plan | Outcome, graph: Graph) -> nn.Module:
     """A copy of the same class with the channels cut out: parameters, buffers and the modules' own numbers."""
-    plan, twin = _start(model, plan, graph)
-    return shrink_(twin, plan.masks(graph), graph)
+    if isinstance(plan, Outcome):
+        plan, twin = _start(model, plan, graph)
+        return shrink_(twin, plan.masks(graph), graph)
+    _check(model, plan, graph)
+    return shrunk(model, plan.masks(graph), graph)
+
+
+def shrunk(model: nn.Module, masks: Masks, graph: Graph) -> nn.Module:
+    """A cut copy. Parameters that are cut are made anew from the model's own: the whole of them is never copied."""
+    cut = {slot.tensor for slot in graph.slots if not slot.axis.keep(masks).all()}
+    memo = {id(p): p for name, p in model.named_parameters() if name in cut}
+    return shrink_(copy.deepcopy(model, memo), masks, graph)
 
 
 def shrink_(model: nn.Module, masks: Masks, graph: Graph) -> nn.Module:
@@ -113,14 +123,18 @@ def fits(model: nn.Module, graph: Graph) -> None:
 
 
 def _start(model: nn.Module, plan: Plan | Outcome, graph: Graph) -> tuple[Plan, nn.Module]:
-    fits(model, graph)
+    outcome, plan = (plan, plan.plan) if isinstance(plan, Outcome) else (None, plan)
+    _check(model, plan, graph)
     twin = copy.deepcopy(model)
-    if isinstance(plan, Outcome):
-        put(twin, plan.weights)
-        plan = plan.plan
+    if outcome is not None:
+        put(twin, outcome.weights)
+    return plan, twin
+
+
+def _check(model: nn.Module, plan: Any, graph: Graph) -> None:
+    fits(model, graph)
     if not isinstance(plan, Plan):
         raise PlanError(f"expected a Plan or an Outcome, found a {type(plan).__name__}")
-    return plan, twin
 
 
 def _cut(model: nn.Module, names: list[str], keeps: Mapping[int, np.ndarray]) -> None:

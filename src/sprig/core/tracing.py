@@ -20,7 +20,7 @@ from sprig.core.join import join
 from sprig.core.norms import Norms
 from sprig.core.outputs import BESIDE
 from sprig.core.parts import advised
-from sprig.core.surgery import mask_, shrink_
+from sprig.core.surgery import mask_, shrunk
 from sprig.core.trials import FEW, half_masks, range_masks
 from sprig.core.types import Graph, Group
 from sprig.core.wide import held
@@ -29,6 +29,7 @@ TOLERANCE = (
     1e-3  # of a probe in the model's own precision; certificates hold the result to far less
 )
 FINE = 1e-8  # of a float64 probe
+FIRST = 64
 FOLLOW = "the module's own Python does not follow a smaller width"
 AT = " (it stopped "
 
@@ -181,22 +182,38 @@ class _Trial:
             single = (
                 given  # one sample may take another way than all: without padding there is no mask
             )
-        live = stirred(model)
-        for inputs, wide in ((single, True), (given, True), (single, False), (given, False)):
-            self.inputs, self.model, self.wide, self.tolerance = inputs, live, wide, TOLERANCE
-            if wide:
-                self.inputs, self.tolerance = pytree.tree_map(_double, inputs), FINE
-                self.model = copy.deepcopy(live).double()
-            try:
-                self.run(lambda twin: twin)
-                return
-            except Exception:  # it insists on its own precision, or on this batch
-                continue
+        self.original, self.proven = model, False
+        self.ways = [(single, True), (given, True), (single, False), (given, False)]
+        self.model, self.wide = stirred(model).double(), True
+        self.enter()
 
-    def run(self, change: Callable[[nn.Module], nn.Module]) -> Any:
+    def enter(self) -> None:
+        """Take the next way to run: on which inputs, and whether in double precision."""
+        inputs, wide = self.ways.pop(0)
+        self.inputs, self.tolerance = inputs, TOLERANCE
+        if wide:
+            self.inputs, self.tolerance = pytree.tree_map(_double, inputs), FINE
+        elif self.wide:
+            self.model, self.wide = stirred(self.original), False
+
+    def astray(self) -> bool:
+        """Whether the uncut model fails, too: it insists on its own precision, or on this batch. Then the next way is
+        taken, as long as there is one; what has run once is not asked again."""
+        if self.proven:
+            return False
+        try:
+            self.run(copy.deepcopy)
+        except Exception:
+            if self.ways:
+                self.enter()
+                return True
+        self.proven = True
+        return False
+
+    def run(self, changed: Callable[[nn.Module], nn.Module]) -> Any:
         """Outputs of a changed copy, in double precision throughout if it is in double precision."""
         with held(self.wide):
-            return run(change, self.model, *self.inputs)
+            return run(changed(self.model), *self.inputs)
 
     def guess(self, indices: Sequence[int], fresh: Sequence[int]) -> bool:
         """Whether the modules follow when fewer of their own numbers are rewritten; keeps what works."""
@@ -235,13 +252,16 @@ class _Trial:
 
     def _failure(self, masks: Mapping[int, np.ndarray]) -> str | None:
         try:
-            small = self.run(lambda twin: shrink_(twin, masks, self.graph))
+            small = self.run(lambda model: shrunk(model, masks, self.graph))
         except Exception as error:
-            return f"{FOLLOW}: {_first_line(error)}"
+            return self._failure(masks) if self.astray() else f"{FOLLOW}: {_first_line(error)}"
         try:
-            masked = self.run(lambda twin: mask_(twin, masks, self.graph))
+            masked = self.run(lambda model: mask_(copy.deepcopy(model), masks, self.graph))
         except Exception as error:
+            if self.astray():
+                return self._failure(masks)
             return f"the masked copy does not run: {_first_line(error)}"
+        self.proven = True
         gap = distance(masked, small)
         if not gap <= self.tolerance:
             return f"the shrunk module computes something else than the masked one (relative difference {gap:.2g})"
@@ -258,15 +278,15 @@ def stirred(model: nn.Module) -> nn.Module:
             counts = name.endswith(("running_mean", "running_var")) or isinstance(
                 tensor, nn.Parameter
             )
-            if (
-                counts
-                and tensor.is_floating_point()
-                and tensor.numel()
-                and bool((tensor == tensor.flatten()[0]).all())
-            ):
+            if counts and tensor.is_floating_point() and tensor.numel() and _constant(tensor):
                 noise = torch.rand(tensor.shape, generator=generator) - 0.5
                 tensor.add_(noise.to(tensor))
     return twin
+
+
+def _constant(tensor: Tensor) -> bool:
+    flat = tensor.flatten()  # the first few tell nearly all apart
+    return bool((flat[:FIRST] == flat[0]).all()) and bool((flat == flat[0]).all())
 
 
 def _first_sample(batch: int, leaf: Any) -> Any:
@@ -279,14 +299,9 @@ def _double(leaf: Any) -> Any:
     return leaf.detach().double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
-def run(
-    change: Callable[[nn.Module], nn.Module],
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> Any:
-    """Outputs of a changed copy in eval mode; random numbers that the model draws are the same in every run."""
-    twin = change(copy.deepcopy(model).eval())
+def run(twin: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Outputs of a module that is ours in eval mode; random numbers that it draws are the same in every run."""
+    twin.eval()
     used = sorted({p.device.index for p in twin.parameters() if p.device.type == "cuda"})
     with torch.no_grad(), torch.random.fork_rng(devices=used):
         torch.manual_seed(0)

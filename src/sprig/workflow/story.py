@@ -1,6 +1,5 @@
 """The whole story: trace, search, plan, realise, shrink, certify, save."""
 
-import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from sprig.core.path import Path
 from sprig.core.plan import Plan
 from sprig.core.store import save_run, sha256_file
 from sprig.core.surgery import mask as mask_with
-from sprig.core.surgery import shrink_
+from sprig.core.surgery import shrunk
 from sprig.core.timing import Timing
 from sprig.core.types import (
     Budget,
@@ -223,7 +222,7 @@ def prune(
 
     outcome = stage(out, ranks, "refit", realised)
     wide = mask_with(bench.model, outcome, bench.graph)
-    small = shrink_(copy.deepcopy(wide), outcome.plan.masks(bench.graph), bench.graph)
+    small = shrunk(wide, outcome.plan.masks(bench.graph), bench.graph)
     small.train(model.training)
     plan = outcome.plan
 
