@@ -188,6 +188,23 @@ def test_a_resumed_penalty_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters()))
 
 
+def test_a_training_that_was_interrupted_leaves_no_penalty_behind(tmp_path: Path) -> None:
+    class Interrupts(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    model, callback, stop = build(SPEC), halo(), Interrupts()
+    job = trainer(model, tmp_path, [callback, stop])
+    with pytest.raises(KeyboardInterrupt):
+        job.train()
+    first = callback.shrinker
+    job.remove_callback(stop)
+    job.train()
+    assert callback.shrinker is not first and callback.shrinker.step == 6
+    assert first.step == 3 and not first._handles
+
+
 def test_what_can_do_nothing_is_told_and_what_is_not_finite_never_saved(tmp_path: Path) -> None:
     model = build(SPEC)
     weak = huggingface.Shrinks(lambda m: Shrinker(m, Halo(xi=1e-6, psi=1e-6, mode="proximal")))

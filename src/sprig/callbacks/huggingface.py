@@ -78,6 +78,10 @@ class Shrinks(TrainerCallback or object):  # type: ignore[misc]
         optimizer: Any = None,
         **kwargs: Any,
     ) -> None:
+        if (
+            self.shrinker is not None
+        ):  # of a training that was interrupted: the optimiser may be the same
+            self.shrinker.detach()
         self.shrinker = self.make(own(model))
         if state.global_step > 0:
             path = Path(self.resume or self._folder(args, state)) / self.FILE

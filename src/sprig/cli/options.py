@@ -227,6 +227,9 @@ def settings(cls: type[T], texts: Sequence[str], *, what: str) -> T:
         if not equals:
             raise InputError(f"--set {pair!r} is not of the form key=value")
         raw[key.strip().replace("-", "_")] = _value(text)
+    for entry in fields(cls):  # type: ignore[arg-type]  # all settings are dataclasses
+        if entry.name in raw and entry.metadata.get("runtime"):
+            raise InputError(f"{what}: {entry.name} is no setting, a run fills it in itself")
     try:
         return read(cls, raw, what=what)
     except StoreError as error:

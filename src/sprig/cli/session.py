@@ -276,13 +276,15 @@ def reopen(path: str | Path) -> Reopened:
 
 @contextmanager
 def undoing(folder: "RunFolder | None") -> Iterator[None]:
-    """Bad input leaves nothing half-written; training that diverged leaves its finished epochs, and a run that lost one
-    of its processes its finished stages."""
+    """Bad input leaves nothing half-written, unless an epoch was finished; training that diverged leaves its finished
+    epochs, and a run that lost one of its processes its finished stages."""
     try:
         yield
     except (DivergenceError, RanksError):
         raise
-    except SprigError:
+    except SprigError as error:
+        if folder is not None and folder.trained:
+            raise type(error)(f"{error} (what was trained is kept in {folder.path})") from error
         if folder is not None:
             folder.discard()
         raise

@@ -269,6 +269,11 @@ class RunFolder:
             sync_folder(self.path)
             _remove(doomed)
 
+    @property
+    def trained(self) -> bool:
+        """Whether it holds the checkpoint of a training."""
+        return self._stage_path("training").is_file()
+
     def discard(self) -> None:
         """Undo `create`: remove what this run wrote. A resumed folder is left as it is."""
         if self.resumed or not self.path.is_dir():

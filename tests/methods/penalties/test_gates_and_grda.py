@@ -109,19 +109,19 @@ def test_the_chance_of_a_gate_is_that_of_the_formula():
     assert abs(seen - expected) < 3 * (expected * (1 - expected) / 20_000) ** 0.5
 
 
-@pytest.mark.parametrize("penalty", [Gates(strength=0.3, least=1), L0(strength=0.2)])
+@pytest.mark.parametrize("penalty", [Gates(strength=0.02, least=1), L0(strength=0.2)])
 def test_every_argument_of_gates_changes_something(penalty, graph, generator):
     x, y = points(generator)
 
     def trail(penalty):
         gated = penalty.gated(perceptron(), graph).train()
-        optimizer = torch.optim.SGD(gated.parameters(), lr=0.05)
+        optimizer = torch.optim.SGD(gated.parameters(), lr=0.02)
         Shrinker(gated, penalty).attach(optimizer)
         with torch.no_grad():
             for gate in gates_of(gated).values():
                 if isinstance(gate, RelativeGate):  # some shut, so that guard and recovery matter
                     gate.alpha += torch.linspace(-1, 0, len(gate.alpha)) / gate.root
-                    gate.beta += 3.0 / gate.root
+                    gate.beta += 2.0 / gate.root
         torch.manual_seed(1)
         for _ in range(8):
             optimizer.zero_grad()
@@ -130,6 +130,7 @@ def test_every_argument_of_gates_changes_something(penalty, graph, generator):
         return gated.eval()(x).detach()
 
     base = trail(penalty)
+    assert base.isfinite().all()
     for name, value in vars(penalty).items():
         other = not value if isinstance(value, bool) else 14 if name == "least" else value * 0.7
         assert not torch.equal(trail(replace(penalty, **{name: other})), base), name
@@ -160,7 +161,7 @@ def test_what_cannot_be_gated_is_refused(graph):
     with pytest.raises(InputError, match="nothing to gate"):
         Gates().gated(lone, trace(lone, (torch.randn(2, 6),)))
     normed = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)).eval()
-    with pytest.raises(InputError, match="all groups of this model pass norms"):
+    with pytest.raises(InputError, match="nothing to gate: a norm runs over its channels"):
         Gates().gated(normed, trace(normed, (torch.randn(2, 6),), norms="cut"))
     for make in (lambda: Gates(power=1.0), lambda: Gates(least=0), lambda: L0(drop=0.0)):
         with pytest.raises(InputError, match="expected"):

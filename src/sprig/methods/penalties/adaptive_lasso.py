@@ -40,8 +40,9 @@ class AdaptiveLasso(Pull):
     def init(self, weights: Sequence[Tensor]) -> State:
         sizes = [w.detach().abs() + self.floor for w in weights]
         mean = total(sizes) / sum(w.numel() for w in weights)
-        tiny = torch.finfo(sizes[0].dtype).tiny
-        return {"factors": [(mean / s.clamp_min(tiny)) ** self.power for s in sizes]}
+        most = [torch.finfo(s.dtype).max ** 0.5 for s in sizes]  # of weights that are zero already
+        ratios = [mean.to(s) / s.clamp_min(torch.finfo(s.dtype).tiny) for s in sizes]
+        return {"factors": [(r**self.power).clamp_max(m) for r, m in zip(ratios, most)]}
 
     def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
         out = list(torch._foreach_sign(list(weights)))

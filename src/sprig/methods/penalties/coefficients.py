@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sprig.methods.penalties.idle import path
-from sprig.methods.penalties.listwise import State, check, check_mode, idle, total
+from sprig.methods.penalties.listwise import State, check, check_mode, idle, precision, total
 
 PULL = 0.1  # the largest pull on a weight, where no least coefficient is given
 NEWTON = 12  # steps; the function is convex and the start lies above its root
@@ -76,7 +76,8 @@ class Law(Protocol):
         """The first coefficients, one for every entry of tensors like these."""
         if self.mode == "closed":
             return {}
-        first = [torch.full_like(like, self.start, requires_grad=False) for like in likes]
+        kinds = [precision([like]) for like in likes]  # bfloat16 has no place for small steps
+        first = [torch.full_like(w, self.start, dtype=kind) for w, kind in zip(likes, kinds)]
         return {"coefficients": first, "velocity": [torch.zeros_like(c) for c in first]}
 
     remedy: ClassVar[str] = (
@@ -169,6 +170,7 @@ def descend(
     A departure: a coefficient at most doubles or halves in a step. Where it is small its slope is so steep that a plain
     step leads far beyond the best value, and then takes ages to come back.
     """
+    sizes = [s.to(c.dtype) for s, c in zip(sizes, coefficients)]
     torch._foreach_div_(sizes, coefficients)
     torch._foreach_div_(sizes, coefficients)
     torch._foreach_div_(sizes, coefficients)

@@ -201,6 +201,7 @@ def keep_units(
     """The plan that keeps the units with the best scores; every group keeps at least one.
 
     `keep`: their share, over all groups or in each; `budget`: as much as it allows; neither: all that are not zero.
+    What is zero never stays beyond that one unit: share and budget are upper limits.
     `relative`: units of different groups are compared by their score over the mean of their group, since a norm, or the
     layer behind, makes the scale of a layer's weights mean nothing; else by the score itself.
     """
@@ -210,14 +211,16 @@ def keep_units(
         raise InputError(f"keep is {keep}, expected a share of the units in (0, 1]")
     if not bool(torch.isfinite(scores).all()):
         raise InputError("scores of units are not finite; the training diverged")
-    ranked = _ranked(units, scores.detach().cpu().double(), per_layer, relative)
+    ranked, alive = _ranked(
+        units, scores.detach().cpu().double(), keep if per_layer else None, per_layer, relative
+    )
     graph = units.graph
     if budget is None:
-        count = int((scores > 0).sum()) if keep is None else int(keep * units.total + 1e-9)
+        count = alive if keep is None else min(alive, int(keep * units.total + 1e-9))
         masks = _first(units, ranked, count)
     else:
         limits = targets(budget, graph)
-        low, high = 0, units.total
+        low, high = 0, alive
         _refuse_unreachable(graph, limits, _first(units, ranked, 0))
         while high > low:
             middle = (low + high + 1) // 2
@@ -239,14 +242,21 @@ def keep_units(
     return with_cost(plan, graph)
 
 
-def _ranked(units: Units, scores: Tensor, per_layer: bool, relative: bool) -> Tensor:
-    """Numbers of the units, best first; per layer, by their place in their own group."""
+def _ranked(
+    units: Units, scores: Tensor, share: float | None, per_layer: bool, relative: bool
+) -> tuple[Tensor, int]:
+    """Numbers of the units, best first, and how many of them may stay: those that are not zero.
+
+    Per layer they go by their place in their own group; `share`: of each group that may stay.
+    """
+    seen = units.counts.cpu() > 0
+    alive = (scores > 0) | ~seen  # what is not seen stays
     if relative:
         group = units.group.cpu()
         sums = scores.new_zeros(int(group.max()) + 1).index_add(0, group, scores)
         means = sums / group.bincount().clamp_min(1)
         scores = torch.where(scores > 0, scores / means[group].clamp_min(1e-300), scores)
-    counted = torch.where(units.counts.cpu() > 0, scores, torch.inf)  # what is not seen stays
+    counted = torch.where(seen, scores, torch.inf)
     if per_layer:
         places = torch.zeros_like(counted)
         for group in units.group.unique().tolist():
@@ -254,7 +264,10 @@ def _ranked(units: Units, scores: Tensor, per_layer: bool, relative: bool) -> Te
             order = counted[mine].argsort(descending=True, stable=True)
             places[mine[order]] = -torch.arange(len(mine)).double() / len(mine)
         counted = places
-    return counted.argsort(descending=True, stable=True)
+        if share is not None:
+            alive &= places > -share
+    counted = torch.where(alive, counted, -torch.inf)
+    return counted.argsort(descending=True, stable=True), int(alive.sum())
 
 
 def _first(units: Units, ranked: Tensor, count: int) -> dict[int, np.ndarray]:

@@ -166,6 +166,41 @@ def _free(
     return True
 
 
+@torch.no_grad()
+def take_over(
+    model: nn.Module,
+    graph: Graph,
+    masks: Mapping[int, np.ndarray],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> int:
+    """Let readers take over what units that leave say to every input alike, in place; a model that is ours.
+
+    A unit whose weights are all zero says what the layers behind it make of zero: a sigmoid makes 0.5 of it, a norm its
+    shift. Gives the number of units that say such a constant to a reader with no place for it.
+    """
+    values = _heard(model, graph, args, kwargs)
+    tensors, stuck = state(model), set[tuple[int, int]]()
+    for consumer in graph.consumers:
+        gone = ~consumer.axis.keep(masks)
+        if consumer.weight not in values or not gone.any():
+            continue
+        value = values[consumer.weight]
+        said = torch.from_numpy(gone).to(value.device) & torch.isfinite(value) & (value != 0)
+        columns = said.nonzero()[:, 0]
+        weight = consumer.matrix(tensors).detach()[:, columns]
+        read = (weight != 0).movedim(1, 0).flatten(1).any(1)
+        columns, weight = columns[read], weight[:, read]
+        place = _place(consumer, tensors)
+        if place is None:
+            at = columns.cpu().numpy()
+            stuck |= set(zip(consumer.axis.group[at].tolist(), consumer.axis.unit[at].tolist()))
+        elif len(columns):
+            shift = weight.flatten(2).sum(2) if weight.ndim > 2 else weight
+            place += (1 if consumer.bias is not None else -1) * (shift @ value[columns])
+    return len(stuck)
+
+
 def _place(consumer: Consumer, tensors: Mapping[str, Tensor]) -> Tensor | None:
     """Where a constant can go: the bias, or the mean of the one norm that reads the output."""
     shape = tensors[consumer.weight].shape
@@ -200,4 +235,4 @@ def _double(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-__all__ = ["Emptied", "same_function", "without_empty"]
+__all__ = ["Emptied", "same_function", "take_over", "without_empty"]

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sprig.core.errors import InputError
-from sprig.core.example import Example, inputs_of
+from sprig.core.batches import map_tensors, unpack
+from sprig.core.certify import probe_inputs
+from sprig.core.errors import DivergenceError, InputError
+from sprig.core.example import Example, Inputs, inputs_of
 from sprig.core.plan import Plan
 from sprig.core.surgery import shrink
-from sprig.core.types import Budget, Graph
+from sprig.core.tracing import distance, tensors_of
+from sprig.core.types import Budget, Graph, device_of
 from sprig.methods.penalties.cut import (
     Masks,
     apply_masks,
@@ -23,13 +26,20 @@ from sprig.methods.penalties.cut import (
     narrowed,
     within,
 )
+from sprig.methods.penalties.empty import take_over
 from sprig.methods.penalties.shelf import Shrinkage
 from sprig.methods.penalties.shrinker import Shrinker
 from sprig.methods.penalties.units import Units, left_alone, units_of
 from sprig.methods.penalties.views import law
 from sprig.training import TrainRecord, reestimate_batch_norm
+from sprig.training.evaluate import evaluating
 from sprig.training.loop import epoch_seed
 
+SAME = 1e-4  # relative: two networks that compute the same, in their own precision
+CHANGED = (
+    "the units that leave are zero, but not what the layers behind make of zero: the cut changes what the network "
+    "computes"
+)
 RENEWED = 200  # batches that the statistics of batch norms are taken from
 Again = Callable[[float], nn.Module]  # share that stays → the trained network, cut like that
 
@@ -126,7 +136,7 @@ class Ending:
 
         def again(keep: float) -> nn.Module:
             assert rank is not None
-            return self._cut(trained, self.plan(*rank, keep=keep), graph)
+            return self._cut(trained, self.plan(*rank, keep=keep), graph)[0]
 
         whole: Masks = {}
         if self.entry.single and rank is not None:
@@ -135,8 +145,11 @@ class Ending:
         masks = narrowed(whole, plan, graph)
         if all(bool(m.all()) for m in masks.values()):
             whole, masks = {}, {}
+        model, changed = self._cut(trained, plan, graph)
+        if changed is not None:
+            self.notes.append(changed)
         return Shrunk(
-            model=self._cut(trained, plan, graph),
+            model=model,
             trained=trained,
             history=tuple(history),
             plan=plan,
@@ -148,11 +161,36 @@ class Ending:
             again=again if rank is not None else None,
         )
 
-    def _cut(self, trained: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
-        small = shrink(trained, plan, graph)
-        if self.cut.batch_norm and alive_leave(trained, plan, graph):
+    def _cut(self, trained: nn.Module, plan: Plan, graph: Graph) -> tuple[nn.Module, str | None]:
+        """The smaller network; what has to be said of it where only zeros were to leave."""
+        wide = copy.deepcopy(trained)
+        inputs = self._inputs(wide)
+        with evaluating(wide):
+            stuck = take_over(wide, graph, plan.masks(graph), *inputs)
+        small, said = shrink(wide, plan, graph), None
+        changed = alive_leave(trained, plan, graph)
+        if not changed and not distance(*(answer(m, *inputs) for m in (trained, small))) <= SAME:
+            changed, said = True, CHANGED
+            if stuck:
+                said += f" ({stuck} of them say a constant that no reader can take over: zero padding, or no bias)"
+        if self.cut.batch_norm and changed:
             renew(small, self.data, self.seed)
-        return small
+        if finite(answer(trained, *inputs)) and not finite(answer(small, *inputs)):
+            raise DivergenceError(
+                "the network that was trained gives numbers, the one that was cut does not; keep more"
+            )
+        return small, said
+
+    def _inputs(self, model: nn.Module) -> Inputs:
+        """The example and noise like it; without one the first batch of the data."""
+        if self.example is not None:
+            inputs = probe_inputs(self.example, self.seed)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                args, kwargs, _ = unpack(next(iter(self.data)))
+            inputs = args, kwargs
+        args, kwargs = map_tensors(inputs, lambda t: t.to(device_of(model)))
+        return args, kwargs
 
     def masked(
         self, record: TrainRecord, names: Sequence[str], *, shrinker: Shrinker | None = None
@@ -160,7 +198,7 @@ class Ending:
         """A network with zeros."""
         parameters = dict(record.model.named_parameters())
         weights = {n: parameters[n].detach() for n in names}
-        masks = self._masks(record.model, weights)
+        masks = self.masks(record.model, weights)
         empty = [n for n, m in masks.items() if not bool(m.any())]
         if empty:
             self.notes.append(
@@ -187,7 +225,8 @@ class Ending:
             again=again,
         )
 
-    def _masks(self, model: nn.Module, weights: Mapping[str, Tensor]) -> Masks:
+    def masks(self, model: nn.Module, weights: Mapping[str, Tensor]) -> Masks:
+        """What stays of the weights."""
         cut = self.cut
         if cut.keep is not None and cut.budget is not None:
             raise InputError("give keep= or a budget, not both")
@@ -210,6 +249,18 @@ class Ending:
         if all(bool(m.all()) for m in masks.values()):
             self.notes.append("no weight is zero: nothing was cut; say how much is to stay")
         return masks
+
+
+@torch.no_grad()
+def answer(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a model gives when it is not training; its mode is as before."""
+    with evaluating(model):
+        return model(*args, **kwargs)
+
+
+def finite(output: Any) -> bool:
+    """Whether all numbers of an output are."""
+    return all(bool(torch.isfinite(t).all()) for t in tensors_of(output))
 
 
 def share_of(masks: Masks) -> float:

@@ -26,6 +26,7 @@ from sprig.methods.penalties.gating import gates_of, install
 from sprig.methods.penalties.listwise import State, check
 
 SMALL = 1e-4
+SPAN = 20.0  # of the largest alpha, before all are moved
 BELOW = 0.999  # the threshold's distance from the last gate that must live
 
 
@@ -35,7 +36,10 @@ def shares(alpha: Tensor, beta: Tensor, *, least: int, recover: bool) -> Tensor:
     >>> shares(torch.tensor([0.0, -3.0]), torch.tensor([-2.0]), least=1, recover=False)
     tensor([1., 0.])
     """
-    gamma = alpha.exp()
+    top = (
+        alpha.detach().max()
+    )  # shares do not change with the scale of gamma; its squares must be finite
+    gamma = (alpha - (top - top.clamp(-SPAN, SPAN))).exp()
     threshold = torch.sigmoid(beta) * gamma.sum()
     last = gamma.detach().topk(least).values[-1]
     rest = gamma - torch.minimum(threshold, BELOW * last)

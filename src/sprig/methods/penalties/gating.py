@@ -20,6 +20,8 @@ from sprig.core.plan import Plan
 from sprig.core.surgery import fits
 from sprig.core.types import Graph
 
+NORMED = "a norm runs over its channels"
+
 
 class Scaled(nn.Module):
     """A weight with its columns multiplied by gates, some of which are its own, the others another's."""
@@ -51,14 +53,11 @@ def install(model: nn.Module, graph: Graph, make: Callable[[int], nn.Module]) ->
         raise InputError("the model has parametrizations already; fold them into the weights first")
     fits(model, graph)
     twin = copy.deepcopy(model)
-    # A norm over the channels themselves would see gated channels; such groups are left alone.
-    normed = {int(g) for n in graph.norms for g in n.axis.group}
+    left = ungated(model, graph)
     device = next(twin.parameters()).device
-    gates = {g.index: make(g.size).to(device) for g in graph.prunable if g.index not in normed}
+    gates = {g.index: make(g.size).to(device) for g in graph.prunable if g.index not in left}
     if not gates:
-        raise InputError(
-            "all groups of this model pass norms over their channels: there is nothing to gate"
-        )
+        raise InputError(f"there is nothing to gate: {'; '.join(sorted(set(left.values())))}")
     owned: set[int] = set()
     parameters = dict(twin.named_parameters())
     for slot in graph.slots:
@@ -77,6 +76,29 @@ def install(model: nn.Module, graph: Graph, make: Callable[[int], nn.Module]) ->
         parametrize.register_parametrization(module, attr, Scaled(slot.dim, parts, own))
     twin.register_forward_pre_hook(_draw)
     return twin
+
+
+def ungated(model: nn.Module, graph: Graph) -> dict[int, str]:
+    """Groups that have no gate, and why.
+
+    A norm over the channels themselves would see gated channels; and a tensor that several modules share has one place
+    in the graph, but is read where no gate would be.
+    """
+    found = {int(g): NORMED for n in graph.norms for g in n.axis.group}
+    names: dict[int, list[str]] = {}
+    for (
+        path,
+        module,
+    ) in model.named_modules():  # each once: what one module does twice is gated twice
+        for attr, parameter in module.named_parameters(recurse=False):
+            names.setdefault(id(parameter), []).append(f"{path}.{attr}" if path else attr)
+    shared = {n: mine for mine in names.values() if len(mine) > 1 for n in mine}
+    for slot in graph.slots:
+        if slot.tensor in shared:
+            why = f"{' and '.join(shared[slot.tensor][:2])} are one tensor"
+            for group in np.unique(slot.axis.group).tolist():
+                found.setdefault(int(group), why)
+    return found
 
 
 def _draw(model: nn.Module, _: Any) -> None:
@@ -140,9 +162,10 @@ def _plain(module: nn.Module) -> None:
     made = module._modules.pop("parametrizations")
     assert isinstance(made, nn.ModuleDict)
     values = {name: part().detach().clone() for name, part in made.items()}
+    trained = {name: bool(part.original.requires_grad) for name, part in made.items()}
     rest = dict(module._parameters)
     module.__class__ = type(module).__bases__[0]
     module._parameters.clear()
     for name, value in values.items():
-        module.register_parameter(name, nn.Parameter(value))
+        module.register_parameter(name, nn.Parameter(value, requires_grad=trained[name]))
     module._parameters.update(rest)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sprig.methods.penalties.kinds import OnUnits, risen
-from sprig.methods.penalties.listwise import State, check, quartiles
+from sprig.methods.penalties.listwise import State, check, precision, quartiles
 from sprig.methods.penalties.units import Units
 
 PROBE, GROW, HOLD, DONE = range(-1, 3)  # what a unit's group is in
@@ -60,7 +60,7 @@ class Growing(OnUnits, Protocol):
 
     def begin(self, weights: Sequence[Tensor]) -> State:
         """Nothing chosen, no factor."""
-        factors = weights[0].new_zeros(self.units.total)
+        factors = weights[0].new_zeros(self.units.total, dtype=precision(weights))
         return {
             "factors": factors,
             "chosen": torch.zeros_like(factors, dtype=torch.bool),
@@ -76,19 +76,18 @@ class Growing(OnUnits, Protocol):
         state["phase"].fill_(GROW)
 
     def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
-        factors = self.units.spread(state["factors"].to(weights[0].dtype), weights, other=0.0)
+        factors = self.units.spread(state["factors"], weights, other=0.0)
         return [w * f for w, f in zip(weights, factors)]
 
     def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
         gone = (state["phase"] == DONE) & state["chosen"]
         if not bool(gone.any()):
             return list(weights)
-        stay = (~gone).to(weights[0].dtype)
+        stay = (~gone).to(precision(weights))
         return [w * f for w, f in zip(weights, self.units.spread(stay, weights, other=1.0))]
 
     def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
-        factors = state["factors"].to(weights[0].dtype)
-        return (factors * self.units.sums(weights, torch.square)).sum() / 2
+        return (state["factors"] * self.units.sums(weights, torch.square)).sum() / 2
 
     def grow(self, weights: Sequence[Tensor], state: State, *, kept: float) -> None:
         """One step of growth; `kept`: the factor of what stays while the rest grows."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from sprig.methods.penalties.coefficients import Law, best, descend, hyper_slope, hyper_value
 from sprig.methods.penalties.group_lasso import block_soft, directions
 from sprig.methods.penalties.kinds import OnUnits
-from sprig.methods.penalties.listwise import State
+from sprig.methods.penalties.listwise import State, precision
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class GroupHalo(Law, OnUnits):
     mode: Literal["joint", "closed", "proximal"] = "proximal"  # as in halo; this one gives zeros
 
     def init(self, weights: Sequence[Tensor]) -> State:
-        return self.begin([weights[0].new_empty(self.units.total)])
+        return self.begin([weights[0].new_empty(self.units.total, dtype=precision(weights))])
 
     def _counts(self, weights: Sequence[Tensor]) -> Tensor:
-        return self.units.counts.to(weights[0].dtype)
+        return self.units.counts.to(precision(weights))
 
     def sizes(self, weights: Sequence[Tensor]) -> Tensor:
         """Root mean square of every unit."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sprig.methods.penalties.kinds import OnUnits, Pull
-from sprig.methods.penalties.listwise import State, check, soft, total
+from sprig.methods.penalties.listwise import State, check, precision, soft, total
 from sprig.methods.penalties.units import Units
 
 
@@ -42,23 +42,34 @@ class Grouped(Pull, OnUnits, Protocol):
     def mix(self) -> float: ...
 
     def _scale(self, weights: Sequence[Tensor]) -> Tensor:
-        return self.strength * (1 - self.mix) * self.units.counts.to(weights[0].dtype).sqrt()
+        counts = self.units.counts.to(precision(weights))
+        return self.strength * (1 - self.mix) * counts.sqrt()
+
+    def _mine(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """1 for weights that belong to a unit: those of channels that may not leave are let be."""
+        return self.units.spread(torch.ones_like(self.units.counts), weights, other=0.0)
 
     def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
         grouped = directions(weights, self.units, self._scale(weights))
         if self.mix == 0:
             return grouped
-        return [g + self.strength * self.mix * w.sign() for g, w in zip(grouped, weights)]
+        pull = self.strength * self.mix
+        return [g + pull * m * w.sign() for g, w, m in zip(grouped, weights, self._mine(weights))]
 
     def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
-        alone = soft(weights, lr * self.strength * self.mix) if self.mix else weights
+        alone = list(weights)
+        if self.mix:
+            moved = soft(weights, lr * self.strength * self.mix)
+            mine = self._mine(weights)
+            alone = [torch.where(k > 0, m, w) for m, k, w in zip(moved, mine, weights)]
         return block_soft(alone, self.units, lr * self._scale(weights))
 
     def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
         grouped = (self._scale(weights) * self.units.norms(weights)).sum()
         if self.mix == 0:
             return grouped
-        return self.strength * self.mix * total([w.abs() for w in weights]) + grouped
+        single = total([w.abs() * m for w, m in zip(weights, self._mine(weights))])
+        return self.strength * self.mix * single + grouped
 
 
 @dataclass(frozen=True)

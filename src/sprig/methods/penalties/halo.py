@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sprig.methods.penalties.coefficients import Law, best, descend, hyper_slope, hyper_value
-from sprig.methods.penalties.listwise import State, soft, total
+from sprig.methods.penalties.listwise import State, precision, soft, total
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Halo(Law):
         """Lambda as it is, or as it is best for these weights."""
         if self.mode != "closed":
             return state["coefficients"]
-        return [best(w.abs(), self) for w in weights]
+        return [best(w.abs().to(precision([w])), self) for w in weights]
 
     def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
         coefficients = self.coefficients(weights, state)

@@ -1,5 +1,6 @@
 """A penalty in the loop of `sprig.training`: bound when the run opens, watched every epoch, saved with checkpoints."""
 
+import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -39,7 +40,7 @@ class Shrinking:
     ) -> None:
         """`begin`, `ramp`: epochs without the penalty, and epochs over which it then rises. `tell` gets warnings."""
         for name, value in (("begin", begin), ("ramp", ramp)):
-            if value < 0:
+            if not 0 <= value < math.inf:
                 raise InputError(f"{name} is {value}, expected at least 0 epochs")
         self.penalty, self.scope, self.graph = penalty, scope, graph
         self.begin, self.ramp, self.watch, self.tell = begin, ramp, watch, tell

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sprig.methods.penalties.kinds import OnUnits, risen
-from sprig.methods.penalties.listwise import State, check, quartiles
+from sprig.methods.penalties.listwise import State, check, precision, quartiles
 
 
 def increment(rank: Tensor, target: int, *, step: float, curve: float) -> Tensor:
@@ -76,7 +76,7 @@ class IncReg(OnUnits):
         return min(math.ceil((1 - self.keep) * size - 1e-9), size - 1)
 
     def init(self, weights: Sequence[Tensor]) -> State:
-        zeros = weights[0].new_zeros(self.units.total)
+        zeros = weights[0].new_zeros(self.units.total, dtype=precision(weights))
         return {
             "factors": zeros,
             "ranks": torch.zeros_like(zeros, dtype=torch.float64),
@@ -86,13 +86,13 @@ class IncReg(OnUnits):
         }
 
     def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
-        factors = self.units.spread(state["factors"].to(weights[0].dtype), weights, other=0.0)
+        factors = self.units.spread(state["factors"], weights, other=0.0)
         return [w * f for w, f in zip(weights, factors)]
 
     def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
         if not bool(state["gone"].any()):
             return list(weights)
-        stay = (~state["gone"]).to(weights[0].dtype)
+        stay = (~state["gone"]).to(precision(weights))
         return [w * f for w, f in zip(weights, self.units.spread(stay, weights, other=1.0))]
 
     @torch.no_grad()
@@ -124,8 +124,7 @@ class IncReg(OnUnits):
         state["gone"][alive] = state["factors"][alive] >= self.ceiling
 
     def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
-        factors = state["factors"].to(weights[0].dtype)
-        return (factors * self.units.sums(weights, torch.square)).sum() / 2
+        return (state["factors"] * self.units.sums(weights, torch.square)).sum() / 2
 
     def scores(self, weights: Sequence[Tensor], state: State) -> Tensor:
         """L1 size; what was removed is worth nothing."""

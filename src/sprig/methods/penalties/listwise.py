@@ -12,6 +12,18 @@ from sprig.core.errors import InputError
 State = dict[str, Any]
 
 
+def precision(weights: Sequence[Tensor]) -> torch.dtype:
+    """What sums over weights, and numbers kept beside them, are held in: float32, or more where the weights are more.
+
+    >>> precision([torch.zeros(1, dtype=torch.bfloat16)])
+    torch.float32
+    """
+    found = torch.float32
+    for weight in weights:
+        found = torch.promote_types(found, weight.dtype)
+    return found
+
+
 def soft(weights: Sequence[Tensor], threshold: float | Sequence[Tensor]) -> list[Tensor]:
     """sign(w) max(|w| - t, 0), with one t or one per weight.
 
@@ -26,7 +38,8 @@ def soft(weights: Sequence[Tensor], threshold: float | Sequence[Tensor]) -> list
 
 def total(parts: Sequence[Tensor]) -> Tensor:
     """The sum of the sums."""
-    return torch.stack([part.sum() for part in parts]).sum()
+    kind = precision(parts)
+    return torch.stack([part.sum(dtype=kind) for part in parts]).sum()
 
 
 def least(

@@ -12,9 +12,9 @@ from sprig.core.errors import InputError, TraceError
 from sprig.core.example import Example
 from sprig.core.tracing import trace
 from sprig.core.types import Graph
-from sprig.methods.penalties.asked import refuse_idle
+from sprig.methods.penalties.asked import refuse_idle, rehearse
 from sprig.methods.penalties.ends import Cut, Ending, Shrunk, settings_of
-from sprig.methods.penalties.gating import fold, gates_of
+from sprig.methods.penalties.gating import fold, gates_of, ungated
 from sprig.methods.penalties.grda import grda_for
 from sprig.methods.penalties.hook import Counting, Shrinking
 from sprig.methods.penalties.scope import Scope, penalised, wide
@@ -98,6 +98,7 @@ def train_and_cut(
         notes=notes,
         graph=graph,
     )
+    rehearse(ending, model, scope)
     if entry.kind == "optimiser":
         return _by_optimiser(model, ending, scope, graph, hooks, options)
     start = model
@@ -105,7 +106,7 @@ def train_and_cut(
         assert graph is not None
         spared = excluded(graph, model, set(penalised(model, wide(scope))))
         start, scope = settings.gated(model, without(graph, spared)), None
-        ending.tell_left(set(map(int, gates_of(start))), spared, "a norm runs over its channels")
+        ending.tell_left(set(map(int, gates_of(start))), ungated(model, graph) | spared)
     shrinking = Shrinking(
         settings, scope=scope, graph=graph, begin=begin, ramp=ramp, tell=notes.append
     )

@@ -91,6 +91,7 @@ class Shrinker:
         self.total_steps = steps
         self.watch = watch  # steps between two looks for numbers that are not finite; 0: never
         self.step = 0
+        self._ahead = -1  # the step that coefficients were moved in
         self.units: Units | None = None
         if hasattr(penalty, "gates"):  # a penalty on gates in the model
             named = penalty.gates(model)
@@ -119,6 +120,7 @@ class Shrinker:
         """Act at every `optimizer.step()` from now on; warns (or tells) as `warn` does."""
         if self._handles:
             raise InputError("this penalty is attached already; detach it first")
+        self._refuse(optimizer)
         self.warn(optimizer, tell=tell)
 
         def before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -138,6 +140,23 @@ class Shrinker:
             optimizer.register_step_post_hook(after),
         ]
         return self
+
+    def _refuse(self, optimizer: torch.optim.Optimizer) -> None:
+        """What a pull on the weights does not go together with."""
+        mine = {id(w): name for w, name in zip(self.weights, self.names)}
+        for group in optimizer.param_groups:
+            found = [mine[id(p)] for p in group["params"] if id(p) in mine]
+            if found and group.get("maximize"):
+                raise InputError(
+                    f"the optimiser maximises with {found[0]}, and a pull towards zero would push it away; "
+                    "minimise the negative instead"
+                )
+        for name, module in self.model.named_modules():
+            if getattr(module, "sparse", False) and id(getattr(module, "weight", None)) in mine:
+                raise InputError(
+                    f"{name or 'the model'} gives sparse gradients, which a penalty on every weight cannot be added "
+                    "to; build it with sparse=False, or exclude it"
+                )
 
     def warn(
         self, optimizer: torch.optim.Optimizer, *, tell: Callable[[str], None] | None = None
@@ -166,11 +185,17 @@ class Shrinker:
 
     @torch.no_grad()
     def before_step(self, *, lr: float) -> None:
-        """With gradients complete: add the penalty's, and let it take its own step."""
+        """With gradients complete: add the penalty's, and let it take its own step.
+
+        May be called several times in one step (a closure): its own step is taken once.
+        """
         factor = self.ramp.at(self.step)
         if factor == 0.0:
             return
-        if self.step == self.ramp.begin > 0:  # what it takes from the weights, it takes from these
+        first, self._ahead = self._ahead != self.step, self.step
+        if (
+            first and self.step == self.ramp.begin > 0
+        ):  # what it takes from the weights, it takes from these
             self.state = self.penalty.init([w.detach() for w in self.weights])
         if self.penalty.pushes:
             pushes = self.penalty.push(self.weights, self.state)
@@ -178,7 +203,8 @@ class Shrinker:
             if pairs:
                 grads, added = map(list, zip(*pairs))
                 torch._foreach_add_(grads, added, alpha=factor)
-        self.state = self.penalty.advance(self.weights, self.state, lr=lr * factor)
+        if first:
+            self.state = self.penalty.advance(self.weights, self.state, lr=lr * factor)
 
     @torch.no_grad()
     def after_step(self, *, lr: float) -> None:
@@ -194,7 +220,8 @@ class Shrinker:
     @torch.no_grad()
     def look(self) -> None:
         """Raise at the first weight, or number of the penalty's state, that is not finite."""
-        named = [*zip(self.names, self.weights), *self._numbers()]
+        weights = [(n, w) for n, w in zip(self.names, self.weights) if w.numel()]
+        named = [*weights, *self._numbers()]
         sizes = torch._foreach_norm([t for _, t in named], torch.inf)
         broken = ~torch.stack([torch.isfinite(s) for s in sizes])
         if not bool(broken.any()):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sprig.methods.penalties.idle import path
-from sprig.methods.penalties.listwise import State, check, check_mode, idle, soft, total
+from sprig.methods.penalties.listwise import State, check, check_mode, idle, precision, soft, total
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Sws:
     def init(self, weights: Sequence[Tensor]) -> State:
         if self.mode == "closed":
             return {}
-        first = weights[0].new_tensor(self.start)
+        first = weights[0].new_tensor(self.start, dtype=precision(weights))
         return {"coefficient": first, "velocity": torch.zeros_like(first)}
 
     @torch.no_grad()

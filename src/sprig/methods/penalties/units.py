@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sprig.core.errors import InputError
 from sprig.core.graph import GIVEN_BACK
 from sprig.core.types import Graph, Slot
+from sprig.methods.penalties.listwise import precision
 
 SHOWN = 3  # names of groups told with a reason
 
@@ -41,9 +42,9 @@ class Units:
 
     def sums(self, weights: Sequence[Tensor], term: Callable[[Tensor], Tensor]) -> Tensor:
         """Per unit the sum of `term` of its weights."""
-        out = weights[0].new_zeros(self.total + 1)
+        out = weights[0].new_zeros(self.total + 1, dtype=precision(weights))
         for weight, dim, index in zip(weights, self.dims, self.index):
-            rows = term(weight).movedim(dim, 0).reshape(len(index), -1).sum(1)
+            rows = term(weight.to(out.dtype)).movedim(dim, 0).reshape(len(index), -1).sum(1)
             out = out.index_add(0, index.to(rows.device), rows)
         return out[:-1]
 
@@ -57,7 +58,7 @@ class Units:
         out = []
         for weight, dim, index in zip(weights, self.dims, self.index):
             shape = [-1 if d == dim else 1 for d in range(weight.ndim)]
-            out.append(padded[index.to(padded.device)].reshape(shape))
+            out.append(padded[index.to(padded.device)].reshape(shape).to(weight.dtype))
         return out
 
     def to(self, device: torch.device) -> "Units":
