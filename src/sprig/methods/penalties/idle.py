@@ -4,11 +4,13 @@ The measure is what the penalty alone would take off a weight of mean size over 
 going by its pull as it will be: coefficients are followed to where they come. A penalty that knows better has `reach`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from sprig.core.errors import InputError
 
 LONG = 100_000  # steps that a training of unknown length is taken to have
 IDLE = 0.25  # share of its size that a weight must be able to lose
@@ -113,3 +115,23 @@ def path(
             then = high
         now = then
     return found
+
+
+def refuse_pulls(
+    model: nn.Module, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Refuse what a pull on every weight does not go together with: maximising, and sparse gradients."""
+    mine = {id(w): name for name, w in weights.items()}
+    for group in optimizer.param_groups:
+        found = [mine[id(p)] for p in group["params"] if id(p) in mine]
+        if found and group.get("maximize"):
+            raise InputError(
+                f"the optimiser maximises with {found[0]}, and a pull towards zero would push it away; minimise the "
+                "negative instead"
+            )
+    for name, module in model.named_modules():
+        if getattr(module, "sparse", False) and id(getattr(module, "weight", None)) in mine:
+            raise InputError(
+                f"{name or 'the model'} gives sparse gradients, which a penalty on every weight cannot be added to; "
+                "build it with sparse=False, or exclude it"
+            )

@@ -21,7 +21,7 @@ from sprig.core.contracts import Penalty
 from sprig.core.errors import DivergenceError, InputError, StoreError
 from sprig.core.types import Graph
 from sprig.methods.penalties.gating import live_share
-from sprig.methods.penalties.idle import LONG, highest_rate, normalised, why_idle
+from sprig.methods.penalties.idle import LONG, highest_rate, normalised, refuse_pulls, why_idle
 from sprig.methods.penalties.listwise import check, quartiles
 from sprig.methods.penalties.scope import Scope, penalised, wide
 from sprig.methods.penalties.units import Units
@@ -120,7 +120,7 @@ class Shrinker:
         """Act at every `optimizer.step()` from now on; warns (or tells) as `warn` does."""
         if self._handles:
             raise InputError("this penalty is attached already; detach it first")
-        self._refuse(optimizer)
+        refuse_pulls(self.model, dict(zip(self.names, self.weights)), optimizer)
         self.warn(optimizer, tell=tell)
 
         def before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -140,23 +140,6 @@ class Shrinker:
             optimizer.register_step_post_hook(after),
         ]
         return self
-
-    def _refuse(self, optimizer: torch.optim.Optimizer) -> None:
-        """What a pull on the weights does not go together with."""
-        mine = {id(w): name for w, name in zip(self.weights, self.names)}
-        for group in optimizer.param_groups:
-            found = [mine[id(p)] for p in group["params"] if id(p) in mine]
-            if found and group.get("maximize"):
-                raise InputError(
-                    f"the optimiser maximises with {found[0]}, and a pull towards zero would push it away; "
-                    "minimise the negative instead"
-                )
-        for name, module in self.model.named_modules():
-            if getattr(module, "sparse", False) and id(getattr(module, "weight", None)) in mine:
-                raise InputError(
-                    f"{name or 'the model'} gives sparse gradients, which a penalty on every weight cannot be added "
-                    "to; build it with sparse=False, or exclude it"
-                )
 
     def warn(
         self, optimizer: torch.optim.Optimizer, *, tell: Callable[[str], None] | None = None
