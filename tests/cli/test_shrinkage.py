@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from sprig.cli.session import undoing
 from sprig.core.compact import load_compact
+from sprig.core.errors import InputError
+from sprig.core.folder import RunFolder
 from sprig.core.store import load_record, read_tensors, sha256_file, write_tensors
 
 TINY = ["--model", "sprig:resnet20", "--model-args", "width=4"]
@@ -283,3 +286,16 @@ def test_settings_of_the_methods_are_shown(sprig, answer) -> None:
     for row in answer("methods")["methods"]:
         told = [k["help"] for k in row["settings"]]
         assert all(told) or row["verb"] == "prune", row["name"]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_bad_input_leaves_nothing_but_epochs_that_were_finished(trained, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.put_json("config.json", {})
+    if trained:
+        (folder.path / "state").mkdir(exist_ok=True)
+        (folder.path / "state" / "training.safetensors").write_bytes(b"0")
+    with pytest.raises(InputError, match="what was trained is kept in" if trained else "^no$"):
+        with undoing(folder):
+            raise InputError("no")
+    assert (tmp_path / "run").exists() is trained
