@@ -30,6 +30,7 @@ RESULTS = Path(__file__).parent / "results" / "ablation.jsonl"
 ARMS: dict[str, dict[str, Any]] = {
     "default": {},
     "a twin judges the ridges": {"twin": True},
+    "a twin, and units not picked anew": {"twin": True, "reselect": False},
     "no rounds (errors that a ReLU hides count)": {"rounds": 0},
     "streams not repaired": {"streams": False},
     "targets of the pruned inputs (symmetric)": {"asymmetric": False},
