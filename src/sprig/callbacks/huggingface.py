@@ -78,9 +78,7 @@ class Shrinks(TrainerCallback or object):  # type: ignore[misc]
         optimizer: Any = None,
         **kwargs: Any,
     ) -> None:
-        if (
-            self.shrinker is not None
-        ):  # of a training that was interrupted: the optimiser may be the same
+        if self.shrinker is not None:  # an interrupted training's; the optimiser may be the same
             self.shrinker.detach()
         self.shrinker = self.make(own(model))
         if state.global_step > 0:

@@ -56,10 +56,7 @@ class CostModel:
         self.base = np.ones((width, len(live)))
         self.slope = np.zeros((width, len(live), self.groups))
         self.others = [[b for b in range(width) if b != a] for a in range(width)]
-        self.last: tuple[bytes, np.ndarray] = (
-            b"",
-            self.base,
-        )  # what was asked last is often asked again
+        self.last: tuple[bytes, np.ndarray] = (b"", self.base)  # often asked again
         for j, term in enumerate(live):
             for a, axis in enumerate(term.axes):
                 self.base[a, j] = (axis.group < 0).sum()
@@ -83,9 +80,10 @@ class CostModel:
         return total
 
     def _dims(self, kept: np.ndarray) -> np.ndarray:
-        known = np.asarray(kept, dtype=float).tobytes()
+        kept = np.asarray(kept, dtype=float)
+        known = kept.tobytes()
         if self.last[0] != known:
-            self.last = known, self.base + self.slope @ np.asarray(kept, dtype=float)
+            self.last = known, self.base + self.slope @ kept
         return self.last[1]
 
 

@@ -87,14 +87,18 @@ def fisher(bench: Workbench, *, full: bool = False) -> dict[str, Tensor]:
     for number in sorted(chunks):
         for node, here in chunks[number].items():
             total[node] = total[node] + here if node in total else here
-    return {node: _scaled(s) for node, s in total.items() if bool(s.any())}
+    scaled = {node: _scaled(s) for node, s in total.items()}
+    return {node: s for node, s in scaled.items() if s is not None}
 
 
-def _scaled(s: Tensor) -> Tensor:
-    """In multiples of the mean square, no output quite without weight."""
+def _scaled(s: Tensor) -> Tensor | None:
+    """In multiples of the mean square, no output quite without weight; None where no gradient came."""
+    mean = (s.diagonal() if s.dim() == 2 else s).mean()
+    if not bool(mean > 0):
+        return None
     if s.dim() == 1:
-        return (s / s.mean()).clamp_min(LEAST)
-    scaled = s / s.diagonal().mean()
+        return (s / mean).clamp_min(LEAST)
+    scaled = s / mean
     scaled.diagonal().add_(DAMPING)
     return scaled
 

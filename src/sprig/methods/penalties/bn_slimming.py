@@ -37,19 +37,17 @@ class BnSlimming(Lasso, OnUnits):
         scales = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
         return units_of(graph, model, allowed, among=scales.__contains__)
 
-    def _mine(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """1 for scales whose channel may leave."""
-        return self.units.spread(torch.ones_like(self.units.counts), weights, other=0.0)
-
     def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
-        return [p * m for p, m in zip(super().push(weights, state), self._mine(weights))]
+        return [p * m for p, m in zip(super().push(weights, state), self.units.inside(weights))]
 
     def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
         moved = super().prox(weights, state, lr=lr)
-        return [torch.where(k > 0, m, w) for m, k, w in zip(moved, self._mine(weights), weights)]
+        return [
+            torch.where(k > 0, m, w) for m, k, w in zip(moved, self.units.inside(weights), weights)
+        ]
 
     def value(self, weights: Sequence[Tensor], state: State) -> Tensor:
-        return super().value([w * m for w, m in zip(weights, self._mine(weights))], state)
+        return super().value([w * m for w, m in zip(weights, self.units.inside(weights))], state)
 
     def scores(self, weights: Sequence[Tensor], state: State) -> Tensor:
         """How much each unit is worth: its mean scale."""

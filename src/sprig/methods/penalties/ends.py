@@ -168,14 +168,14 @@ class Ending:
         with evaluating(wide):
             stuck = take_over(wide, graph, plan.masks(graph), *inputs)
         small, said = shrink(wide, plan, graph), None
-        changed = alive_leave(trained, plan, graph)
-        if not changed and not distance(*(answer(m, *inputs) for m in (trained, small))) <= SAME:
+        before, changed = answer(trained, *inputs), alive_leave(trained, plan, graph)
+        if not changed and not distance(before, answer(small, *inputs)) <= SAME:
             changed, said = True, CHANGED
             if stuck:
                 said += f" ({stuck} of them say a constant that no reader can take over: zero padding, or no bias)"
         if self.cut.batch_norm and changed:
             renew(small, self.data, self.seed)
-        if finite(answer(trained, *inputs)) and not finite(answer(small, *inputs)):
+        if finite(before) and not finite(answer(small, *inputs)):
             raise DivergenceError(
                 "the network that was trained gives numbers, the one that was cut does not; keep more"
             )

@@ -45,22 +45,20 @@ class Grouped(Pull, OnUnits, Protocol):
         counts = self.units.counts.to(precision(weights))
         return self.strength * (1 - self.mix) * counts.sqrt()
 
-    def _mine(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """1 for weights that belong to a unit: those of channels that may not leave are let be."""
-        return self.units.spread(torch.ones_like(self.units.counts), weights, other=0.0)
-
     def push(self, weights: Sequence[Tensor], state: State) -> list[Tensor]:
         grouped = directions(weights, self.units, self._scale(weights))
         if self.mix == 0:
             return grouped
         pull = self.strength * self.mix
-        return [g + pull * m * w.sign() for g, w, m in zip(grouped, weights, self._mine(weights))]
+        return [
+            g + pull * m * w.sign() for g, w, m in zip(grouped, weights, self.units.inside(weights))
+        ]
 
     def prox(self, weights: Sequence[Tensor], state: State, *, lr: float) -> list[Tensor]:
         alone = list(weights)
         if self.mix:
             moved = soft(weights, lr * self.strength * self.mix)
-            mine = self._mine(weights)
+            mine = self.units.inside(weights)
             alone = [torch.where(k > 0, m, w) for m, k, w in zip(moved, mine, weights)]
         return block_soft(alone, self.units, lr * self._scale(weights))
 
@@ -68,7 +66,7 @@ class Grouped(Pull, OnUnits, Protocol):
         grouped = (self._scale(weights) * self.units.norms(weights)).sum()
         if self.mix == 0:
             return grouped
-        single = total([w.abs() * m for w, m in zip(weights, self._mine(weights))])
+        single = total([w.abs() * m for w, m in zip(weights, self.units.inside(weights))])
         return self.strength * self.mix * single + grouped
 
 

@@ -61,6 +61,10 @@ class Units:
             out.append(padded[index.to(padded.device)].reshape(shape).to(weight.dtype))
         return out
 
+    def inside(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """1 for weights that belong to a unit, 0 for those of channels that may not leave."""
+        return self.spread(torch.ones_like(self.counts), weights, other=0.0)
+
     def to(self, device: torch.device) -> "Units":
         """The same on another device."""
         moved = {k: getattr(self, k).to(device) for k in ("counts", "group", "number")}
