@@ -218,7 +218,7 @@ def test_bad_regressions_are_refused():
         with pytest.raises(InputError, match=text):
             LeastSquares(bad_x, bad_y)
     for bad_x, bad_y, ridge, text in [
-        (x[0], y > 2, 1e-3, "table of finite numbers"),
+        (x[0], y > 2, 1e-3, "x has shape"),
         (x, y, 1e-3, "6 different values"),
         (x, y[:4] > 2, 1e-3, r"shape \(4,\)"),
         (x, y > 2, 0.0, "ridge must be above 0"),

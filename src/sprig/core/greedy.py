@@ -55,10 +55,15 @@ def exact(
         left = left[left != pick]
 
     for pick in start:
-        take(int(pick), float(gains_of(objective, state, torch.tensor([int(pick)]))[0]))
+        gain = float(gains_of(objective, state, torch.tensor([int(pick)]))[0])
+        if gain == -math.inf:
+            raise InputError(f"item {int(pick)} cannot be added to {sorted(picks)}")
+        take(int(pick), gain)
     while len(picks) < steps:
         seen = left if look is None or not len(left) else look(left)
         chosen, gain = best(gains_of(objective, state, seen), seen, slack=slack)
+        if chosen is None and len(seen) < len(left):  # none of the sample can be added
+            chosen, gain = best(gains_of(objective, state, left), left, slack=slack)
         if chosen is None:
             break
         take(chosen, gain)
@@ -143,7 +148,11 @@ def _added(objective: Objective, picks: Sequence[int]) -> object:
 
 def gains_of(objective: Objective, state: object, candidates: Tensor) -> Tensor:
     """The gains of the candidates, checked to be numbers; -inf is an item that cannot be added."""
-    gains = objective.gains(state, candidates)
+    gains = torch.as_tensor(objective.gains(state, candidates))
+    if gains.shape != candidates.shape:
+        raise InputError(
+            f"{len(candidates)} candidates need as many gains, found shape {tuple(gains.shape)}"
+        )
     bad = gains.isnan() | (gains == math.inf)
     if bool(bad.any()):
         item = int(candidates[int(bad.nonzero()[0])])

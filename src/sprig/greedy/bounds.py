@@ -5,7 +5,10 @@ gamma and nu are the ratios of `ratios.py`, OPT the worth of the best set of k i
  - stochastic: E f >= (1 - e^-gamma - delta) OPT, and the sharper 1 - e^-((1 - delta) gamma) of the same proof;
  - distributed: E f >= nu/2 (1 - e^-gamma) OPT, gamma the smallest over the sets of all parts and of their union;
  - any set S at all: OPT <= f(S) + 1/gamma_S (sum of the k largest f(j|S)), gamma_S behind S itself.
-Sources: Das and Kempe 2011, Khanna et al. 2017. All of them are for monotone f with f of the empty set 0.
+E is the mean over the rule's draws. Enumerated ratios are those of the sets of one draw, and another draw may have
+smaller ones: such a bound is an estimate, unless the ratios hold for all sets (declared, eigenvalues).
+Sources: Das and Kempe 2011, Khanna et al. 2017. All of them are for monotone f with f of the empty set 0, any k items
+allowed: where f is seen to fall, or an item not to be allowed, nothing is claimed.
 """
 
 import math
@@ -17,7 +20,8 @@ import torch
 from sprig.greedy.ratios import Ratio, subadditivity_ratio, submodularity_ratio
 from sprig.greedy.record import Counted, Selection, Worth
 
-ROUNDING = 1e-9  # a number this close to vacuous is vacuous
+ROUNDING = 1e-9  # a number this close to vacuous is vacuous; a fall this small is none
+ESTIMATES = ("sampled", "one draw", "none")
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Factor:
 
     formula: str
     value: float
-    basis: str  # where the ratios come from: declared, enumerated, eigenvalues; sampled; none
+    basis: str  # where the ratios come from: declared, enumerated, eigenvalues; sampled, one draw; none
     expected: bool = False  # holds for the mean over the rule's draws, not for each
 
     @property
@@ -36,8 +40,8 @@ class Factor:
 
     @property
     def proved(self) -> bool:
-        """Whether the ratios in it are true ones or lower bounds, not estimates from a sample of sets."""
-        return self.basis not in ("sampled", "none")
+        """Whether the ratios in it are true ones or lower bounds, not estimates from some sets or from one draw."""
+        return self.basis not in ESTIMATES
 
     def __str__(self) -> str:
         if self.vacuous:
@@ -51,7 +55,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """No set of as many items is worth more than `value`."""
+    """No set of as many items is worth more than `value`; basis as of `Factor`."""
 
     value: float
     limit: float  # what no set is worth more than anyway
@@ -67,7 +71,7 @@ class Ceiling:
     @property
     def proved(self) -> bool:
         """See `Factor`."""
-        return self.basis != "sampled"
+        return self.basis not in ESTIMATES
 
     @property
     def share(self) -> float:
@@ -106,6 +110,10 @@ def guarantees(
     most: sets to look at for each ratio; where there are more, random ones are looked at (`seed`), and what follows
     is marked as an estimate. A set function that declares diminishing returns has both ratios at 1. Least squares
     brings a second, proven version of every bound, from the eigenvalues of its columns, often vacuous.
+    The bounds are for f that never falls as items are added, and for items that may be taken in any combination. No
+    bound is stated where that is seen to be broken: by a pick, behind the picks, and for declared diminishing returns
+    by what any item is missed by at the end, if there are at most `most`. Where nothing is seen, it is the caller's
+    word: no test of some sets can prove it.
 
     >>> from sprig.greedy import Coverage, guarantees, maximise
     >>> cover = Coverage(torch.tensor([[1, 1, 1, 0, 0], [0, 0, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 1]]))
@@ -113,6 +121,15 @@ def guarantees(
     1 - e^-gamma: at least 0.6321 of the optimum (declared)
     optimum: vacuous (declared); no set is worth more than 5, of which the picks reach 0.8000
     """
+    broken = _broken(objective, selection, most)
+    if broken:
+        nothing = Factor(f"no bound is known where {broken}", 0.0, "none")
+        return Guarantees(
+            Ratio(0.0, False, 0),
+            None,
+            (nothing,),
+            (Ceiling(math.inf, math.inf, selection.value, "none"),),
+        )
     generator = torch.Generator().manual_seed(seed)
     k, distributed = len(selection.picks), selection.rule == "distributed"
     sets = selection.sets if selection.sets else (selection.picks,)
@@ -128,7 +145,9 @@ def guarantees(
     exact = gamma.exact and (nu is None or nu.exact)
     basis = "declared" if objective.diminishing else "enumerated" if exact else "sampled"
     factors = _factors(selection, gamma.value, 1.0 if nu is None else nu.value, basis, objective)
-    tops = _top(objective, selection.picks, k)
+    tops = float(
+        _behind(objective, selection.picks).clamp_min(0).sort(descending=True).values[:k].sum()
+    )
     limit = float(getattr(objective, "ceiling", math.inf))
     basis = "declared" if objective.diminishing else "enumerated" if behind.exact else "sampled"
     optimum = [_ceiling(selection.value, tops, behind.value, limit, basis)]
@@ -165,31 +184,46 @@ def _factors(
 ) -> list[Factor]:
     """What the rule's theorem says for these ratios."""
     plain = -math.expm1(-max(gamma, 0.0))
+    drawn = "one draw" if basis == "enumerated" else basis
     if selection.rule == "stochastic":
         delta = float(selection.options.get("delta", 0.1))
         sharp = -math.expm1(-(1 - delta) * max(gamma, 0.0))
         return [
-            Factor("1 - e^-gamma - delta", plain - delta, basis, True),
-            Factor("1 - e^-((1 - delta) gamma)", sharp, basis, True),
+            Factor("1 - e^-gamma - delta", plain - delta, drawn, True),
+            Factor("1 - e^-((1 - delta) gamma)", sharp, drawn, True),
         ]
     if selection.rule == "distributed":
-        return [Factor("nu/2 (1 - e^-gamma)", nu / 2 * plain, basis, True)]
+        return [Factor("nu/2 (1 - e^-gamma)", nu / 2 * plain, drawn, True)]
     if selection.rule == "backward" or (selection.rule == "lazy" and not objective.diminishing):
         return [Factor(f"no bound is known for {selection.rule} picks", 0.0, "none")]
     return [Factor("1 - e^-gamma", plain, basis)]
 
 
-def _top(objective: Worth, picks: Sequence[int], k: int) -> float:
-    """The sum of the k largest gains behind the picks."""
+def _behind(objective: Worth, picks: Sequence[int]) -> torch.Tensor:
+    """The gains of all other items behind the picks."""
     left = torch.ones(objective.size, dtype=torch.bool)
     left[list(picks)] = False
-    gains = objective.gains(Counted(objective).of(picks), left.nonzero().flatten())
-    return float(gains.clamp_min(0).sort(descending=True).values[:k].sum())
+    return Counted(objective).checked(Counted(objective).of(picks), left.nonzero().flatten())
+
+
+def _broken(objective: Worth, selection: Selection, most: int) -> str:
+    """What the theorems ask for and this set function is seen not to have; empty if nothing is seen."""
+    begin = Counted(objective).checked(objective.start(), torch.arange(objective.size))
+    gains = torch.cat([begin, _behind(objective, selection.picks).to(begin)])
+    if bool((gains == -math.inf).any()):
+        return "items cannot be added"
+    scale = max(abs(v) for v in (*selection.values, *gains.tolist(), 0.0))
+    lowest = min([*selection.gains, *gains.tolist()], default=0.0)
+    if (
+        objective.diminishing and objective.size <= most
+    ):  # then no item is missed less than at the end
+        lowest = min(
+            [lowest, *Counted(objective).eliminate(range(objective.size)).losses().tolist()]
+        )
+    return "f falls as items are added" if lowest < -ROUNDING * scale else ""
 
 
 def _ceiling(value: float, tops: float, gamma: float, limit: float, basis: str) -> Ceiling:
-    if tops <= 0:
-        most = value
-    else:
-        most = value + tops / gamma if gamma > 0 else math.inf
+    # at gamma 0 items that bring nothing one by one may bring much together
+    most = value + max(tops, 0.0) / gamma if gamma > 0 else math.inf
     return Ceiling(most, limit, value, basis)

@@ -15,7 +15,7 @@ from sprig.core.errors import InputError
 
 def table(values: Tensor, what: str) -> Tensor:
     """As float64, checked: two dimensions, finite, non-negative."""
-    out = torch.as_tensor(values).to(torch.float64)
+    out = torch.as_tensor(values).detach().to(torch.float64)
     if out.ndim != 2 or 0 in out.shape:
         raise InputError(f"{what} is a table with rows and columns, found shape {tuple(out.shape)}")
     if not bool(out.isfinite().all()) or float(out.min()) < 0:

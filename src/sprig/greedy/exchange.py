@@ -29,7 +29,13 @@ def backward(counted: Counted, k: int, generator: torch.Generator) -> Found:
         at = least(counted, elimination)
         gone.append(int(elimination.items[at]))
         elimination.drop(gone[-1])
-    return Found(retrace(counted.worth, gone[::-1][:k]), ())
+    try:
+        return Found(retrace(counted.worth, gone[::-1][:k]), ())
+    except InputError as error:
+        raise InputError(
+            f"the backward rule begins with all items together, which this set function does not allow ({error}); "
+            "use another rule"
+        ) from None
 
 
 def least(counted: Counted, elimination: Elimination) -> int:
@@ -95,7 +101,7 @@ def beam(counted: Counted, k: int, generator: torch.Generator, *, width: int = 4
         first = [] if at is None else [own[at]]
         seen: set[frozenset[int]] = set()
         ahead: list[_Grown] = []
-        for entry in [*first, *sorted(grown, key=lambda entry: (entry.error, entry.picks))]:
+        for entry in [*first, *ranked(grown, [entry.error for entry in grown])]:
             if frozenset(entry.picks) not in seen and len(ahead) < width:
                 seen.add(frozenset(entry.picks))
                 ahead.append(entry)
@@ -104,7 +110,8 @@ def beam(counted: Counted, k: int, generator: torch.Generator, *, width: int = 4
             for entry in ahead
         ]
     own_picks = rows[0][0]
-    best = min(rows, key=lambda row: (counted.value(row[1]), row[0]))[0]
+    sets = [_Grown(counted.value(state), picks, 0, 0.0) for picks, state in rows]
+    best = ranked(sets, [s.error for s in sets])[0].picks
     return Found(retrace(counted.worth, best), (own_picks,))
 
 
@@ -113,6 +120,20 @@ class _Grown(NamedTuple):
     picks: tuple[int, ...]
     parent: int  # the row that it comes from
     gain: float
+
+
+def ranked(sets: list[_Grown], errors: list[float]) -> list[_Grown]:
+    """By error; among equals, rounding aside, the lowest numbers first."""
+    order = sorted(range(len(sets)), key=errors.__getitem__)
+    level, levels = 0, dict[int, int]()
+    for before, at in zip([None, *order], order, strict=False):
+        if before is not None and errors[at] > errors[before] + TIE * abs(errors[before]):
+            level += 1
+        levels[at] = level
+    return [
+        sets[at]
+        for at in sorted(order, key=lambda at: (levels[at], sorted(sets[at].picks), sets[at].picks))
+    ]
 
 
 def _grown(counted: Counted, rows: list[tuple[tuple[int, ...], Any]]) -> list[_Grown]:

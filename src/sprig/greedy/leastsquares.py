@@ -17,6 +17,7 @@ from torch import Tensor
 from sprig.core.errors import InputError
 
 DEPENDENT = 1e-7  # share of a column's length that must be left for it to count as new
+ROUNDING = 1e-13  # |r_j' Y| below this is 0: what is left behind a perfect fit must not order items
 STALE = 1e-3  # share of |r_j|^2 below which a running difference is computed afresh
 
 
@@ -48,12 +49,13 @@ class LeastSquares:
     ceiling = 1.0
 
     def __init__(self, x: Tensor, y: Tensor, *, center: bool = True) -> None:
-        x, y = _numbers(x, "x", 2), _numbers(y, "y", 1, 2)
+        x, y = numbers(x, "x", 2), numbers(y, "y", 1, 2)
         y = y[:, None] if y.ndim == 1 else y
         if len(x) != len(y):
             raise InputError(f"x has {len(x)} rows, y has {len(y)}: one target per row is needed")
         if center:
-            x, y = _centred(x), _centred(y)
+            x, y = centred(x), centred(y)
+        x, y = _of_size_one(x), y / (y.abs().max() or 1.0)  # squares neither vanish nor overflow
         length = x.norm(dim=0)
         if not float(y.norm()) > 0:
             raise InputError("y is constant: there is nothing to explain")
@@ -67,8 +69,9 @@ class LeastSquares:
 
     def gains(self, state: Fit, candidates: Tensor) -> Tensor:
         power = state.power[candidates]
-        gains = state.cross[candidates].square().sum(1) / power.clamp_min(DEPENDENT**2)
-        gains[power <= DEPENDENT**2] = 0.0
+        seen = state.cross[candidates].square().sum(1)
+        gains = seen / power.clamp_min(DEPENDENT**2)
+        gains[(power <= DEPENDENT**2) | (seen <= ROUNDING**2)] = 0.0
         return gains
 
     def add(self, state: Fit, pick: int) -> Fit:
@@ -222,16 +225,22 @@ def _behind(basis: Tensor, columns: Tensor) -> Tensor:
     return left - basis @ (basis.mT @ left)
 
 
-def _centred(values: Tensor) -> Tensor:
+def centred(values: Tensor) -> Tensor:
     """Without the mean; exactly 0 where only rounding is left."""
     out = values - values.mean(0)
     flat = out.abs().amax(0) <= 1e-12 * values.abs().amax(0)
     return torch.where(flat, 0.0, out)
 
 
-def _numbers(values: Tensor, name: str, *dims: int) -> Tensor:
-    """As float64, checked."""
-    out = torch.as_tensor(values).to(torch.float64)
+def _of_size_one(columns: Tensor) -> Tensor:
+    """Every column over its largest entry."""
+    most = columns.abs().amax(0)
+    return columns / torch.where(most > 0, most, 1.0)
+
+
+def numbers(values: Tensor, name: str, *dims: int) -> Tensor:
+    """As float64 without a gradient, checked."""
+    out = torch.as_tensor(values).detach().to(torch.float64)
     if out.ndim not in dims or not out.numel():
         raise InputError(
             f"{name} has shape {tuple(out.shape)}, expected {dims[-1]} dimensions at most, not empty"

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from sprig.core.errors import DivergenceError, InputError
+from sprig.greedy.leastsquares import centred, numbers
 
+STUCK = 1e-9  # the same decrement where no step helps any more: above it the fit has failed
 CHUNK = 4_000_000  # numbers held at once while candidates are refitted
 DECREMENT = (
     1e-13  # half the squared Newton decrement at which a fit is done: its distance from the optimum
@@ -47,12 +49,11 @@ class LogLikelihood:
     diminishing = False
 
     def __init__(self, x: Tensor, y: Tensor, *, ridge: float = 1e-4, steps: int = 100) -> None:
-        self.x = torch.as_tensor(x).to(torch.float64)
-        if self.x.ndim != 2 or not self.x.numel() or not bool(self.x.isfinite().all()):
-            raise InputError(
-                f"x is a table of finite numbers, found shape {tuple(self.x.shape)} or others"
-            )
-        labels = torch.as_tensor(y)
+        # with a free intercept no fit changes by it, and digits are kept
+        self.x = centred(numbers(x, "x", 2))
+        labels = torch.as_tensor(y).detach()
+        if labels.is_floating_point() and not bool(labels.isfinite().all()):
+            raise InputError("y holds values that are not finite numbers")
         classes = labels.unique()
         if labels.shape != (len(self.x),) or len(classes) != 2:
             raise InputError(
@@ -149,7 +150,10 @@ class LogLikelihood:
             gradient, mask = gradient * free[active], free[active]
             hessian = hessian * mask[:, :, None] * mask[:, None]
             hessian.diagonal(dim1=1, dim2=2).add_(1 - mask)
-            step = torch.linalg.solve(hessian, gradient[..., None])[..., 0]
+            solved, failed = torch.linalg.solve_ex(hessian, gradient[..., None])
+            if bool(failed.any()):
+                raise DivergenceError(self._advice(int(failed.count_nonzero())))
+            step = solved[..., 0]
             decrement = (gradient * step).sum(1) / 2
             far = decrement > DECREMENT
             # the last step is taken too: it halves nothing, and doubles the digits
@@ -164,11 +168,17 @@ class LogLikelihood:
             better = reached > value[active]
             weights = weights.index_put((active[better],), tried[better])
             value = value.index_put((active[better],), reached[better])
+            stuck = ~better & (decrement > STUCK)
+            if bool(stuck.any()):
+                raise DivergenceError(self._advice(int(stuck.count_nonzero())))
             active = active[far & better]
             if not len(active):
                 return value, weights
-        raise DivergenceError(
-            f"{len(active)} logistic fits have not settled after {self.steps} Newton steps; scale the columns of x "
+        raise DivergenceError(self._advice(len(active)))
+
+    def _advice(self, many: int) -> str:
+        return (
+            f"{many} logistic fits have not settled after {self.steps} Newton steps or less; scale the columns of x "
             "alike, or raise ridge"
         )
 

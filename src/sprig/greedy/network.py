@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from sprig.core.errors import InputError, StoreError
 from sprig.core.weights import check_fit, read_all, state_of, write_tensors
 from sprig.greedy.features import FeatureCoverage, curve_of
-from sprig.greedy.unfolded import Walk, gains, unfold
+from sprig.greedy.unfolded import Walk, check_mask, gains, unfold
 
 FLAT = 1e-8  # a spread below this is none
 SHARP = (
@@ -89,6 +89,8 @@ class GreedyNetwork(nn.Module):
     def measure(self, *inputs: Any, mask: Tensor | None = None) -> Tensor:
         """(B, N, U) features of the items."""
         raw = self._encoded(*inputs)
+        if mask is not None:
+            check_mask(mask, tuple(raw.shape[:2]))
         if self.training and not bool(self.settled):
             self._settle(raw.detach(), mask)
         return self._features(raw)
@@ -125,10 +127,14 @@ class GreedyNetwork(nn.Module):
 
     @torch.no_grad()
     def objectives(self, *inputs: Any, mask: Tensor | None = None) -> list[FeatureCoverage]:
-        """The set function of every example, for any rule of `maximise`, for `guarantees`, on its items alone."""
+        """The set function of every example, for any rule of `maximise`, for `guarantees`, on its items alone.
+
+        They are counted without the padding: item i is the i-th that the mask lets through.
+        """
         measured = self._features(self._encoded(*inputs))
         if mask is None:
             mask = torch.ones_like(measured[..., 0], dtype=torch.bool)
+        check_mask(mask, tuple(measured.shape[:2]))
         w = self.weights
         return [
             FeatureCoverage(m[real].cpu(), w.cpu(), curve=self.curve)
@@ -177,6 +183,8 @@ class GreedyNetwork(nn.Module):
         over those with two items or more."""
         real = torch.ones_like(raw[..., 0], dtype=torch.bool) if mask is None else mask
         rows = raw[real]
+        if not bool(rows.isfinite().all()):
+            raise InputError("the encoder gives finite numbers, found others in the first batch")
         self.center.copy_(rows.mean(0))
         deviation = rows.std(0, correction=0)
         self.stretch.copy_(torch.where(deviation > FLAT, 1 / deviation.clamp_min(FLAT), 1.0))

@@ -66,9 +66,9 @@ def distributed(counted: Counted, k: int, generator: torch.Generator, *, parts: 
 def spread(counted: Counted, k: int, part: Tensor, *, parts: int) -> Found:
     """The distributed rule for a given assignment: (size,) the part of each item. Processes take the parts in turn."""
 
-    def walked(among: Tensor) -> tuple[list[tuple[float, ...]], int]:
+    def walked(among: Tensor, start: Sequence[int] = ()) -> tuple[list[tuple[float, ...]], int]:
         before = counted.evaluations
-        trail = greedy.exact(counted, k, among=among, slack=TIE)
+        trail = greedy.exact(counted, k, start=start, among=among, slack=TIE)
         used, counted.evaluations = counted.evaluations - before, before
         return [trail.picks, trail.gains, trail.values], used
 
@@ -83,8 +83,16 @@ def spread(counted: Counted, k: int, part: Tensor, *, parts: int) -> Found:
     trails = [trail_of(last), *local]
     counted.evaluations += used + sum(n for _, n in found)
     critical = used + max(n for _, n in found)
-    winner = min(trails, key=lambda trail: trail.values[-1])  # the union's among equals
+    least = min(trail.values[-1] for trail in trails)
+    # the union's among equals
+    winner = next(t for t in trails if t.values[-1] <= least + TIE * abs(least))
     others = tuple(trail.picks for trail in trails if trail is not winner)
+    if len(winner.picks) < k:  # of a part with fewer items, or whose items depended on each other
+        everyone, short = torch.arange(counted.size), winner.picks
+        last, used = counted.ranks.lead(lambda: walked(everyone, short))
+        winner = trail_of(last)
+        counted.evaluations += used
+        critical += used
     return Found(winner, (winner.picks, *others), critical)
 
 

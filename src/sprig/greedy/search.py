@@ -1,7 +1,9 @@
 """`maximise`: k items of a set function by a rule of the shelf."""
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping
+from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +26,7 @@ RULES: Mapping[str, Callable[..., Found]] = MappingProxyType(
         "beam": beam,
     }
 )
+CALLS = ("start", "gains", "add", "value")
 EMPTY = 1e-9  # what the empty set may be worth
 
 
@@ -56,6 +59,13 @@ def maximise(
     """
     if rule not in RULES:
         raise InputError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
+    missing = [n for n in ("size", "diminishing", *CALLS) if not hasattr(objective, n)]
+    if missing:
+        raise InputError(
+            f"a set function has {', '.join(('size', 'diminishing', *CALLS))}; found {type(objective).__name__} "
+            f"without {', '.join(missing)}: SetFunction(size, function) wraps a plain function"
+        )
+    k = whole(k, "k")
     if not 0 <= k <= objective.size:
         raise InputError(f"{k} picks asked of {objective.size} items")
     known = [
@@ -65,6 +75,11 @@ def maximise(
     if odd:
         has = f"its options: {', '.join(known)}" if known else "it has none"
         raise InputError(f"the {rule} rule has no option {odd[0]!r}; {has}")
+    for name in ("parts", "width", "rounds", "trials"):
+        if options.get(name) is not None:
+            options[name] = whole(options[name], name)
+    if not isinstance(options.get("delta", 0.1), Real):
+        raise InputError(f"delta is a probability between 0 and 1, found {options['delta']!r}")
     nothing = float(objective.value(objective.start()))
     if abs(nothing) > EMPTY:
         raise InputError(
@@ -85,3 +100,11 @@ def maximise(
         found.sets,
         dict(options),
     )
+
+
+def whole(value: Any, name: str) -> int:
+    """A whole number, as an int."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} is a whole number, found {value!r}") from None

@@ -113,6 +113,8 @@ def share_out(g: Tensor, left: Tensor) -> Tensor:
     >>> share_out(torch.tensor([9.0, 1.0, 1.0]), torch.tensor([0.2, 1.0, 1.0]))
     tensor([0.2000, 0.4000, 0.4000])
     """
+    dtype = g.dtype  # gains over a low temperature are large: half of the digits would not do
+    g, left = g.double() - g.detach().double().amax(-1, keepdim=True), left.double()
     order = g.argsort(
         -1, descending=True
     )  # the items of the largest gain are the first to be used up
@@ -124,7 +126,7 @@ def share_out(g: Tensor, left: Tensor) -> Tensor:
     fits = (room > 0) & (theta >= high - rounding)
     fits[..., -1] = True  # whatever rounding did: nothing is left over
     theta = theta.gather(-1, fits.int().argmax(-1, keepdim=True))
-    return left * (g - theta).clamp_max(0).exp()
+    return (left * (g - theta).clamp_max(0).exp()).to(dtype)
 
 
 def _soft(
@@ -233,11 +235,7 @@ def _checked(
     examples, items, _ = features.shape
     if mask is None:
         mask = torch.ones(examples, items, dtype=torch.bool, device=features.device)
-    if mask.shape != (examples, items) or mask.dtype != torch.bool:
-        raise InputError(
-            f"a mask is True for items and False for padding, of shape {(examples, items)}, "
-            f"found {tuple(mask.shape)} {mask.dtype}"
-        )
+    check_mask(mask, (examples, items))
     wanted = torch.as_tensor(budgets, device=features.device)
     if wanted.is_floating_point() or wanted.dtype == torch.bool:
         raise InputError(f"budgets are whole numbers of picks, found {wanted.dtype}")
@@ -260,6 +258,15 @@ def _checked(
                 f"the curve {curve!r} is for features of at most {shape.most:g}, found {float(seen.max()):.6g}"
             )
     return mask, wanted
+
+
+def check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise unless it is a mask of items."""
+    if mask.shape != shape or mask.dtype != torch.bool:
+        raise InputError(
+            f"a mask is True for items and False for padding, of shape {shape}, "
+            f"found {tuple(mask.shape)} {mask.dtype}"
+        )
 
 
 def _weights(features: Tensor, weights: Tensor | None) -> Tensor:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from sprig.core.contracts import Objective
 
+ROUNDING = 8 * torch.finfo(torch.float64).eps
+
 
 class SetFunction:
     """f(S) = function(S) - function(()), for a function of a tuple of item numbers in rising order.
@@ -29,8 +31,11 @@ class SetFunction:
 
     def gains(self, state: tuple[int, ...], candidates: Tensor) -> Tensor:
         here = self.value(state)
-        values = [self.value(self.add(state, int(i))) - here for i in candidates]
-        return torch.tensor(values, dtype=torch.float64)
+        values = [self.value(self.add(state, int(i))) for i in candidates]
+        after = torch.tensor(values, dtype=torch.float64)
+        size = torch.maximum(after.abs(), torch.tensor(abs(here) + abs(self.nothing)))
+        gains = after - here  # as exact as f: what is left of equal numbers is no gain
+        return torch.where(gains.abs() <= ROUNDING * size, 0.0, gains)
 
     def add(self, state: tuple[int, ...], pick: int) -> tuple[int, ...]:
         return tuple(sorted({*state, pick}))

@@ -141,9 +141,9 @@ class Reach(NamedTuple):
 
     def ceiling(self, ratio: float) -> float:
         """No set of as many units explains more: f(S) + (sum of the largest gains) / ratio, or all there is."""
-        if self.further <= 0:
-            return min(self.reached, self.whole)
-        return min(self.whole, self.reached + self.further / ratio) if ratio > 0 else self.whole
+        if ratio <= 0:  # units that bring nothing one by one may bring much together
+            return self.whole
+        return min(self.whole, self.reached + max(self.further, 0.0) / ratio)
 
 
 def reach(

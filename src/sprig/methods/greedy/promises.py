@@ -69,6 +69,7 @@ def _by_theorem(
         "rule": chooser.rule,
         "theorem": factor.formula,
         "theorem_value": factor.value,
+        "theorem_proved": float(factor.proved),
         "in_the_mean": float(factor.expected),
         "vacuous": float(factor.vacuous),
     }
