@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from sprig.workflow import speed as speeding
+
 SPEC = ["--model", "sprig:lenet-5", "--data", "digits", "--images", "64", "--image-size", "28"]
 
 
@@ -53,3 +55,27 @@ def test_a_run_below_what_is_reachable_and_one_above(
     assert list((tmp_path / "times").glob("times-*.json"))
     found = answer("verify", tmp_path / "run")
     assert found["passed"], "no figure of time is measured again"
+
+
+def figures(small_ms: float) -> dict[str, float]:
+    ratio = small_ms / 1e4
+    return {
+        "dense_ms": 1e4, "small_ms": small_ms, "ratio": ratio, "low": ratio, "high": ratio, "pairs": 9
+    }  # fmt: skip
+
+
+def test_a_missed_budget_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sprig: Callable[..., Any]
+) -> None:
+    monkeypatch.setenv("SPRIG_CACHE", str(tmp_path / "times"))
+    spec = ["--model", "sprig:lenet-5", "--data", "digits", "--images", 64, "--image-size", 28]
+    spec += ["--method", "magnitude", "--rounds", 3, "--seconds", 0, "--threads", 1]
+    for took, status in ((5e3, 0), (9e3, 1)):
+        monkeypatch.setattr(speeding, "compare", lambda *a, took=took, **k: figures(took))
+        run = tmp_path / f"run{status}"
+        done = sprig("prune", *spec, "--latency-ms", 6e3, "--out", run)
+        assert done.exit_code == status, done.output
+        again = sprig("verify", run)
+        assert again.exit_code == status
+        assert ("all" in again.output) == (status == 0)
+        assert "measured once, not rechecked" in " ".join(again.output.split())

@@ -328,7 +328,7 @@ def test_a_table_survives_both_ways_of_keeping_it(table: TimeTable, tmp_path: Pa
     with pytest.raises(InputError, match="not a latency table"):
         TimeTable.from_json("{}")
     with pytest.raises(StoreError, match="latency table"):
-        TimeTable.from_json('{"format": "sprig-latency", "table": {}}')
+        TimeTable.from_json('{"format": "sprig-latency", "version": 1, "table": {}}')
 
 
 def test_another_batch_size_must_be_the_same_program(tmp_path: Path) -> None:

@@ -123,7 +123,11 @@ class TimingOptions:
     """What a budget of latency holds for."""
 
     batch: int = option(1, "With --latency: samples per call.")
-    dtype: str = option("float32", "With --latency: float32 or bfloat16.", metavar="NAME")
+    dtype: str | None = option(
+        None,
+        "With --latency: float32, bfloat16, float16 or float64; the model's own, if not given.",
+        metavar="NAME",
+    )
     backend: str = option(
         "eager", "With --latency: eager, torch.compile or onnxruntime.", metavar="NAME"
     )

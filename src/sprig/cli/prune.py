@@ -120,7 +120,7 @@ def run(
             hold = None if ranks.first else False  # the others keep what is theirs, and read once
             batches = load_data(data, loaded, split="calibration", seed=common.seed, hold=hold)
             held_out = load_held_out(data, evaluation, loaded, seed=common.seed)
-            prune(
+            result = prune(
                 loaded.model,
                 example_of(batches),
                 batches,
@@ -147,6 +147,8 @@ def run(
                 f"note: {model.model} was cut with random weights, for no --weights were given; "
                 "what it says of quality says nothing of a trained network"
             )
+    if not result.certificate.passed:
+        raise typer.Exit(1)  # the run is kept, and its table says which claim fails
 
 
 def bare(spec: str) -> bool:

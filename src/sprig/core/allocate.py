@@ -6,6 +6,7 @@ is left of the budget is filled again, unit by unit, so that it is missed by les
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from sprig.core.types import Budget, Graph
 FIELDS = ("macs", "params", "bytes")
 LATENCY = "latency_ms"
 WAYS = (LATENCY, "macs")  # ways down to a budget of time
+ROUNDS = 3  # over all groups, in search of the fastest sizes
 EXPECTED = "give a fraction in (0, 1] or an absolute number"
 
 
@@ -121,6 +123,30 @@ class Allocator:
             kept[choice.all] = choice.sizes[0]
         return kept
 
+    @cached_property
+    def quickest(self) -> np.ndarray:
+        """The sizes that are predicted to take the least time: the smallest, unless a table has narrow layers that
+        are slower than wide ones. One group after the other, until nothing is gained.
+        """
+        model, kept = self.models[LATENCY], self.least()
+        best = model(kept)
+        for _ in range(ROUNDS):
+            before = best
+            for choice in self.choices:
+                trial = kept.copy()
+                for size in choice.sizes[1:]:
+                    trial[choice.all] = size
+                    found = model(trial)
+                    if found < best:
+                        best, kept = found, trial.copy()
+            if best == before:
+                break
+        return kept
+
+    def floor(self, unit: str) -> float:
+        """The least that can be had of a unit of account."""
+        return float(self.models[unit](self.quickest if unit == LATENCY else self.least()))
+
     def sizes(self, limits: Mapping[str, float], way: str | None = None) -> dict[int, int]:
         """Units to keep per group index.
 
@@ -133,7 +159,10 @@ class Allocator:
             self._fill(self._along(w, limits) if w == "macs" else self._start(limits), limits)
             for w in ways
         ]
-        kept = min(found, key=self.harm)
+        within = [kept for kept in found if not self._over(kept, limits)]
+        if not within and LATENCY in limits:  # both ways down end where narrow is slow
+            within = [self._fill(self.quickest.copy(), limits)]
+        kept = min(within or found, key=self.harm)
         return {g: int(kept[g]) for c in self.choices for g in c.all}
 
     def harm(self, kept: np.ndarray) -> float:
@@ -171,9 +200,8 @@ class Allocator:
         return {g: int(kept[g]) for c in self.choices for g in c.all}
 
     def reachable(self, limits: Mapping[str, float]) -> None:
-        least = self.least()
         for unit, limit in limits.items():
-            low, dense = self.models[unit](least), self.models[unit](self.full)
+            low, dense = self.floor(unit), self.models[unit](self.full)
             if limit < low:
                 form = ",.3g" if unit == LATENCY else ",.0f"
                 raise InputError(

@@ -100,9 +100,17 @@ def restore(tensors: Mapping[str, Tensor], form: Any) -> Example:
 
 
 def samples_of(example: Example) -> int:
-    """Length of the first dimension of the first tensor that has one."""
-    leaves = pytree.tree_leaves(inputs_of(example))
-    return next((int(t.shape[0]) for t in leaves if isinstance(t, Tensor) and t.dim()), 1)
+    """Length of the first dimension of the first tensor of two dimensions or more; where there is none, of one.
+
+    >>> import torch
+    >>> samples_of({"scale": torch.ones(1), "x": torch.ones(2, 8)})
+    2
+    """
+    leaves = [
+        t for t in pytree.tree_leaves(inputs_of(example)) if isinstance(t, Tensor) and t.dim()
+    ]
+    found = next((t for t in leaves if t.dim() > 1), leaves[0] if leaves else None)
+    return 1 if found is None else int(found.shape[0])
 
 
 def at_batch(example: Example, batch: int) -> Inputs:

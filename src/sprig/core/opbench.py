@@ -184,7 +184,8 @@ class Bench:
         need = math.prod(leaf.shape)
         arena = self.arenas.get(leaf.dtype)
         if arena is None or arena.numel() < need + 1024:
-            made = torch.rand(max(ARENA, need + 1024), device=self.device)
+            draw = torch.Generator().manual_seed(0)
+            made = torch.rand(max(ARENA, need + 1024), generator=draw).to(self.device)
             arena = self.arenas[leaf.dtype] = (made * 0.1).to(dtype)
         place = int(self.draw.integers(0, (arena.numel() - need) // 64 + 1)) * 64
         return arena[place : place + need].view(leaf.shape)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -13,6 +12,9 @@ from sprig.core.errors import InputError
 
 FORMAT = "sprig-times"
 VERSION = 1
+LONGEST = (
+    1e15  # milliseconds; nothing takes longer, and a whole number of any length compares with it
+)
 
 
 def cache_folder(given: str | os.PathLike[str] | None = None) -> Path:
@@ -40,7 +42,7 @@ class TimeCache:
         """What is known; nothing, when the file is missing, damaged or about something else: it is a cache."""
         try:
             raw = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         if (
             not isinstance(raw, dict)
@@ -54,11 +56,23 @@ class TimeCache:
         return {
             key: float(ms)
             for key, ms in times.items()
-            if isinstance(ms, int | float)
-            and not isinstance(ms, bool)
-            and math.isfinite(ms)
-            and ms >= 0
+            if isinstance(ms, int | float) and not isinstance(ms, bool) and 0 <= ms < LONGEST
         }
+
+    def check(self) -> None:
+        """Raise unless something can be written there."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path.parent):
+                pass
+        except OSError as error:
+            raise self._closed(error) from error
+
+    def _closed(self, error: OSError) -> InputError:
+        return InputError(
+            f"measured times cannot be kept in {self.path.parent} ({error.strerror or error}); name another folder "
+            "with SPRIG_CACHE or Timing(cache=...)"
+        )
 
     def add(self, times: Mapping[str, float]) -> None:
         """Keep more; another process may have added to the file meanwhile."""
@@ -79,7 +93,4 @@ class TimeCache:
                 Path(name).unlink(missing_ok=True)
                 raise
         except OSError as error:
-            raise InputError(
-                f"measured times cannot be kept in {self.path.parent} ({error.strerror or error}); name another folder "
-                "with SPRIG_CACHE or Timing(cache=...)"
-            ) from error
+            raise self._closed(error) from error

@@ -104,10 +104,20 @@ class LatencyModel:
     def _times(self, layer: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
         i, a = self.inside.place(layer, inside)
         o, b = self.outside.place(layer, outside)
+        found = self._between(layer, i, o, a, b)
+        below = (a < 0) | (b < 0)
+        if below.any():  # narrower than the narrowest that was measured: never slower than that
+            at = self._between(layer, i, o, np.maximum(a, 0.0), np.maximum(b, 0.0))
+            found = np.where(below, np.minimum(found, at), found)
+        return np.maximum(found, self.least[layer])
+
+    def _between(
+        self, layer: np.ndarray, i: np.ndarray, o: np.ndarray, a: np.ndarray, b: np.ndarray
+    ) -> np.ndarray:
         ms = self.ms
         low = (1 - b) * ms[layer, i, o] + b * ms[layer, i, o + 1]
         high = (1 - b) * ms[layer, i + 1, o] + b * ms[layer, i + 1, o + 1]
-        return np.maximum((1 - a) * low + a * high, self.least[layer])
+        return (1 - a) * low + a * high
 
 
 class _Side:

@@ -18,7 +18,7 @@ from sprig.core.errors import InputError
 from sprig.core.example import Example, Inputs, at_batch
 from sprig.core.opbench import onnx_options
 from sprig.core.replay import Replay, state_of
-from sprig.core.timing import Call, Clock, Timing, optional, paired, threads, wait
+from sprig.core.timing import Call, Clock, Timing, optional, own_dtype, paired, threads, wait
 from sprig.core.types import device_of
 
 
@@ -42,19 +42,24 @@ def inputs_for(example: Example, timing: Timing, device: torch.device) -> Inputs
 
 
 def cast(model: nn.Module, timing: Timing) -> nn.Module:
-    """A copy for timing: evaluation mode, the number format of the setting."""
-    return copy.deepcopy(model).eval().to(timing.torch_dtype)
+    """A copy for timing: evaluation mode, the number format of the setting.
+
+    A model that has that format stays as it is, with whatever it keeps in another one.
+    """
+    twin = copy.deepcopy(model).eval()
+    return twin if timing.of(twin).dtype == own_dtype(twin) else twin.to(timing.torch_dtype)
 
 
 def runnable(model: nn.Module, example: Example, timing: Timing) -> Call:
     """The network on a batch, ready to be called again and again in the backend of the setting."""
+    timing = timing.of(model)
     twin = cast(model, timing)
     args, kwargs = inputs_for(example, timing, device_of(model))
     if timing.backend == "onnxruntime":
         return _onnx(twin, (args, kwargs), timing)
     run: Callable[..., Any] = twin
     if timing.backend == "torch.compile":
-        run = torch.compile(twin, dynamic=False)
+        run = _compiled(twin, (args, kwargs))
 
     def call() -> Any:
         with torch.no_grad():
@@ -71,6 +76,18 @@ def runnable(model: nn.Module, example: Example, timing: Timing) -> Call:
             "choose another dtype or backend for timing"
         ) from error
     return call
+
+
+def _compiled(model: nn.Module, inputs: Inputs) -> Callable[..., Any]:
+    """By torch.compile, from an exported program of its own.
+
+    torch compiles a `forward` for a few shapes only, and then runs it eagerly without a word: every plan of a model's
+    class would count as one, and so would the user's own.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model, inputs[0], inputs[1], strict=False).module()
+        return torch.compile(program, dynamic=False)
 
 
 def _onnx(model: nn.Module, inputs: Inputs, timing: Timing) -> Call:

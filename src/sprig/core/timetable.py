@@ -70,7 +70,14 @@ class TimeTable:
         raw = loads(text, what="latency table")
         if not isinstance(raw, dict) or raw.get("format") != "sprig-latency":
             raise InputError('not a latency table of sprig: expected "format": "sprig-latency"')
-        return read(TimeTable, raw.get("table"), what="latency table")
+        if raw.get("version") != 1:
+            raise InputError(
+                f"a latency table of version {raw.get('version')!r}, this sprig reads version 1"
+            )
+        table = read(TimeTable, raw.get("table"), what="latency table")
+        if not table.layers:
+            raise InputError("the latency table has no layers")
+        return table
 
 
 def measure(
@@ -82,7 +89,7 @@ def measure(
     Numbers that the cache knows are not measured again; the dense network itself always is.
     `gauge`, `watch`: other stopwatches, for tests.
     """
-    timing = timing or Timing()
+    timing = (timing or Timing()).of(model)
     device = device_of(model)
     with threads(timing.threads):
         twin = cast(model, timing)
@@ -95,6 +102,7 @@ def measure(
         known = {} if timing.refresh else cache.read()
         missing = {k: op for k, op in wanted.items() if k not in known}
         if missing:
+            cache.check()  # before minutes are spent on what could not be kept
             gauge = gauge or Bench(timing, device)
             times = gauge(
                 list(missing.values()), lambda done, of: progress("timing of layers", done, of)

@@ -4,18 +4,22 @@ Two things are compared by measuring them in turn, in the same run; many things 
 beside a reference whose change from sweep to sweep is taken out.
 """
 
+import collections
 import importlib
+import math
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from sprig.core.errors import InputError
 
@@ -23,7 +27,7 @@ Clock = Callable[[], float]  # seconds
 Call = Callable[[], Any]
 
 BACKENDS = ("eager", "torch.compile", "onnxruntime")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 MOST = 199  # pairs
 SURE = 0.02  # how well a median should be known
 PATIENT = 4  # times as long, until it is
@@ -43,7 +47,7 @@ class Timing:
 
     batch: int = 1  # samples per call
     threads: int | None = None  # CPU threads; those that torch has when not given
-    dtype: Any = "float32"  # float32 or bfloat16
+    dtype: Any = None  # float32, bfloat16, float16 or float64; the model's own when not given
     backend: str = "eager"  # eager, torch.compile or onnxruntime
     rounds: int = 7  # measurements of each thing, of which the median counts
     seconds: float = 2.0  # that one measurement may take for more than those rounds
@@ -51,26 +55,32 @@ class Timing:
     refresh: bool = False  # measure again what the cache knows
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
         for name, least in (("batch", 1), ("rounds", 3), ("threads", 1)):
             value = getattr(self, name)
             if value is None and name == "threads":
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"timing {name}={value!r}: expected a number of at least {least}")
-        if not self.seconds >= 0:
+        if not isinstance(self.seconds, Real) or not 0 <= self.seconds < math.inf:
             raise InputError(f"timing seconds={self.seconds!r}: expected a number of at least 0")
         for name, known in (("dtype", DTYPES), ("backend", BACKENDS)):
-            if getattr(self, name) not in known:
+            if getattr(self, name) not in (*known, *([None] if name == "dtype" else [])):
                 raise InputError(
                     f"timing {name}={getattr(self, name)!r}; known are {', '.join(known)}"
                 )
-        if self.backend == "onnxruntime" and self.dtype != "float32":
+        if self.backend == "onnxruntime" and self.dtype not in (None, "float32"):
             raise InputError("timing backend 'onnxruntime' is measured in float32 only")
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+        found: torch.dtype = getattr(torch, self.dtype or "float32")
+        return found
+
+    def of(self, model: nn.Module) -> "Timing":
+        """With the number format that a model has, where none was given."""
+        return self if self.dtype is not None else replace(self, dtype=own_dtype(model))
 
     def setting(self, device: torch.device) -> dict[str, Any]:
         """What a measured number depends on, beside the network."""
@@ -81,10 +91,20 @@ class Timing:
             "device": machine(device),
             "batch": self.batch,
             "threads": self.threads or torch.get_num_threads(),
-            "dtype": self.dtype,
+            "dtype": str(self.torch_dtype).removeprefix("torch."),
             "backend": self.backend,
             "torch": version,
         }
+
+
+def own_dtype(model: nn.Module) -> str:
+    """The number format of most weights of a model, of those that can be timed in."""
+    counts = collections.Counter({DTYPES[0]: 0})
+    for tensor in (*model.parameters(), *model.buffers()):
+        name = str(tensor.dtype).removeprefix("torch.")
+        if name in DTYPES:
+            counts[name] += tensor.numel()
+    return counts.most_common(1)[0][0]
 
 
 def machine(device: torch.device) -> str:
@@ -136,7 +156,8 @@ def sweeps(
     Between two measurements of one call lie all others, so that its memory is as cold as it is in a network, and a
     slow second does not fall on one call alone. What the reference shows of the machine's drift is divided out.
     """
-    probe = torch.rand(192, 192, device=device)
+    draw = torch.Generator().manual_seed(0)
+    probe = torch.rand(192, 192, generator=draw).to(device)
     for call in calls:  # the first call makes what later ones find
         call()
     once = max(sum(_once(call, device, clock) for call in calls) / 1e3, 1e-6)

@@ -26,7 +26,7 @@ class Speed:
 
     story: str
     note: str
-    trials: tuple[tuple[Cell, ...], ...]  # predicted, measured, share of dense
+    trials: tuple[tuple[str, tuple[Cell, ...]], ...]  # name; predicted, measured, share of dense
     rows: tuple[Row, ...]
 
 
@@ -42,8 +42,11 @@ def speed(record: RunRecord) -> Speed | None:
         story=story(found),
         note=str(found.get("note") or ""),
         trials=tuple(
-            (_ms(t.get("predicted_ms")), _ms(t.get("small_ms")), _share(t.get("ratio")))
-            for t in trials
+            (
+                "chosen" if t.get("chosen", number == len(trials)) else str(number),
+                (_ms(t.get("predicted_ms")), _ms(t.get("small_ms")), _share(t.get("ratio"))),
+            )
+            for number, t in enumerate(trials, 1)
         ),
         rows=tuple(_row(row, longest) for row in layers),
     )

@@ -24,6 +24,7 @@ from sprig.methods import METHODS
 from sprig.methods.penalties.empty import same_function
 from sprig.workflow.byhand import graph_of
 from sprig.workflow.pieces import in_parts
+from sprig.workflow.speed import CLAIM
 
 REPEATED = 1e-4  # how far a layer error may differ when measured again
 SHAPES, EXAMPLE = "shapes.json", "example.safetensors"
@@ -136,6 +137,8 @@ class Verification:
                 claims += self._ratios(bench, old)
             if label == "calibration" and "imitation-rate" in old:
                 claims += self._rates(bench, old["imitation-rate"])
+        if CLAIM in old:  # as it was found; nobody can hold another machine to it
+            claims.append(old[CLAIM])
         if "lower-bound" in old:
             path = self.folder.get_tree("path.safetensors")
             rebuilt = Path(graph=graph, groups=path["groups"], harm=path["harm"])

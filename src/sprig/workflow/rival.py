@@ -37,7 +37,7 @@ def rival(path: Path, budget: Budget, target: Target, pair: Pair, chosen: Plan) 
     model = clock.models[LATENCY]
     plain = replace(budget, latency=None, latency_ms=None)
     other = targets(plain, path.graph) if plain != Budget() else {}
-    dense, floor = model(clock.full), model(clock.least()) * (1 + 1e-9)
+    dense, floor = model(clock.full), clock.floor(LATENCY) * (1 + 1e-9)
     aim = max(floor, min(dense, model(kept_of(chosen, path.graph)) * (1 + 1e-9)))
     ways = [w for w in WAYS if path.within({**other, LATENCY: aim}, w).keep != chosen.keep]
     if not ways:

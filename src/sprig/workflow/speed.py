@@ -63,7 +63,8 @@ class Speed:
     ) -> None:  # fmt: skip
         self.bench, self.example, self.budget = bench, example, budget
         self.target: Target | None = target_of(budget) if budget is not None else None
-        self.timing = timing or (Timing() if self.target is not None else None)
+        timing = timing or (Timing() if self.target is not None else None)
+        self.timing = None if timing is None else timing.of(bench.model)
         if self.timing is not None and bench.graph.parts:
             raise InputError(
                 "budgets of latency need a model that is exported as a whole, only modules of this one are; give macs, "
@@ -72,11 +73,11 @@ class Speed:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a resumed run must ask for again; where the cache lies is not part of it."""
+        """What a resumed run must ask for and find again, the machine too; where the cache lies is not part of it."""
         if self.timing is None:
             return {}
-        given = asdict(self.timing)
-        return {"timing": {k: given[k] for k in ("batch", "threads", "dtype", "backend", "rounds")}}
+        setting = self.timing.setting(device_of(self.bench.model))
+        return {"timing": {"rounds": self.timing.rounds, **setting}}
 
     def limits(self) -> dict[str, float]:
         """Limits that are counted, not measured."""
@@ -87,7 +88,9 @@ class Speed:
             return {}
         return targets(Budget(**known), self.bench.graph)
 
-    def begin(self, folder: RunFolder | None) -> tuple[TimeTable | None, Mapping[str, float]]:
+    def begin(
+        self, folder: RunFolder | None, round_to: int = 1
+    ) -> tuple[TimeTable | None, Mapping[str, float]]:
         """The table, and what the smallest network takes; both are kept for a resumed run."""
         if self.timing is None:
             return None, {}
@@ -100,7 +103,7 @@ class Speed:
             )
             if self.target is not None:
                 pair = pairing(bench, self.example, timing)
-                least = check_time(bench.graph, table, self.target, pair)
+                least = check_time(bench.graph, table, self.target, pair, round_to)
             return {"table": table, "least": least}
 
         found = _once(folder, self.bench.ranks, "timing", measured)
@@ -134,8 +137,13 @@ class Speed:
         """The facts of a run and what was measured of its speed."""
         if table is None or self.timing is None:
             return facts
+        taken = next((r["plan"] for r in notes.get("rivals", ()) if r["taken"]), None)
+        marked = [
+            {**row, "chosen": number == len(trials) if taken is None else row.get("plan") == taken}
+            for number, row in enumerate(trials, 1)
+        ]
         found = figures(
-            self.bench, small, plan, table, self.example, self.timing, self.target, trials
+            self.bench, small, plan, table, self.example, self.timing, self.target, marked
         )
         if "rivals" in notes:
             found["rivals"] = notes["rivals"]
@@ -197,14 +205,14 @@ def per_layer(
             times = np.median([steps.run() for _ in range(timing.rounds)], axis=0)
             seen = dict(zip(steps.names, times.tolist(), strict=True))
     inside, outside = model.inside.widths(kept), model.outside.widths(kept)
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[tuple[str, bool], dict[str, Any]] = {}  # a module may be called like an operation
     for i, row in enumerate(model.table.layers):
         heavy = row.kind in ("conv", "depthwise", "linear")
         name = row.where if heavy else row.kind
-        while heavy and name in rows:  # a module that is called more than once
+        while heavy and (name, heavy) in rows:  # a module that is called more than once
             name += "'"
         found = rows.setdefault(
-            name,
+            (name, heavy),
             {"name": name, "kind": row.kind if heavy else "", "calls": 0, "widths": [], "dense_ms": 0.0,
              "predicted_ms": 0.0, "measured_ms": 0.0},
         )  # fmt: skip

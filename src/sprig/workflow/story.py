@@ -10,6 +10,7 @@ from torch import nn
 
 from sprig.core.allocate import check_reachable
 from sprig.core.cost import shares
+from sprig.core.errors import InputError
 from sprig.core.example import Example, inputs_of, pack
 from sprig.core.folder import MODEL, REPORT, RunFolder
 from sprig.core.norms import Norms
@@ -191,7 +192,12 @@ def prune(
             out.keep("settings", made) if out.stage("settings") is None else check_same(out, made)
 
     ranks.lead(opened)
-    table, least = speed.begin(out)
+    try:
+        table, least = speed.begin(out, round_to)
+    except InputError:
+        if out is not None and not isinstance(folder, RunFolder):
+            out.discard()  # as any other refusal: nothing is left that would stand in the way of a corrected call
+        raise
 
     def searched() -> dict[str, Any]:
         found = path if path is not None else chosen.search(bench, settings)
