@@ -14,8 +14,8 @@ stopped. Random weights in which no tensor is constant. *Listed*: the smallest m
 torchvision's classifiers below 100 M parameters.
 
 - **sprig**: trace (`torch.export`, and trial cuts of what a module's own Python might not follow), random units at 60%
-  of the multiply-adds or as near as the groups allow, shrink. *Not timed here*: what came out of the same steps in the
-  run of `coverage.py`.
+  of the multiply-adds or as near as the groups allow, shrink. Most rows are those of `coverage.py`, which takes the
+  same steps under the same clock.
 - **torch-pruning** {tp}: the recipe of its README (`BasePruner`, `GroupMagnitudeImportance(p=2)`, the classifier
   ignored), 22.54% of every layer's channels, which is 60% of the multiply-adds where both sides of every layer shrink;
   attention heads told and written back as in its own example for timm models. Where that fails, once more with
@@ -99,5 +99,5 @@ def cell(row: Row) -> str:
     gap = f"{row['gap']:.0e}" if "gap" in row else ""
     same = {"yes": f"= ({gap})", "no": f"**wrong** ({gap})"}.get(row["same"], row["same"])
     step = "".join(f", {k}={v}" for k, v in row.get("settings", {}).items())
-    time = "not timed here" if "source" in row else f"{row['seconds']:.2f} s"
+    time = f"{row['seconds']:.2f} s" if "seconds" in row else "not timed"
     return f"{row['kept']:.0%} of MACs, {time}, {same}{step}"

@@ -34,7 +34,8 @@ tuned."""
 UNSEEN = """The pictures are those of stamps.py: cut-outs on white, some of them drawings, and photographs of nature.
 None of them is among the photographs of photographs.md, and no default was chosen on them as a set. An earlier
 version of this file claimed the same of a set of 110 of which 44 were the photographs of photographs.md in another
-size: those figures are withdrawn. 65 of the pictures here were in it, so they had a part in the decision for the twin."""
+size: those figures are withdrawn. 65 of the pictures here were in it, so they had a part in the decision for the
+twin."""
 
 
 def main() -> None:
@@ -99,7 +100,8 @@ def table(
     lines = [
         "# EfficientNet-Lite0, ImageNet weights, photographs; no labels, no training",
         "",
-        "Pooled over two folds. Command: `python benchmarks/photographs.py --photos FOLDER`.",
+        "Pooled over two folds. Command: `python benchmarks/photographs.py --photos FOLDER"
+        f"{' --unseen' if caveat is UNSEEN else ''}`.",
         "",
         "| arm | MMACs (of 385) | top-1 agreement | where confidence > 0.5 | mean KL |",
         "|---|---|---|---|---|",
