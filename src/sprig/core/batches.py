@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from sprig.core.errors import InputError
+from sprig.core.example import leading
 
 HELD = 2e9  # bytes of inputs and targets that a process holds
 TARGETS = ("target", "targets", "label", "labels")  # keys of a dict that the model is not given
@@ -116,11 +117,11 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def count(triple: Triple) -> int:
-    """How many samples the batch holds: the first dimension of its first input that has one."""
+    """How many samples the batch holds, see `example.leading`."""
     found = list(tensors((triple[0], triple[1])))
     if not found:
         raise InputError("a batch holds no tensor; expected at least one input tensor")
-    return next((int(tensor.shape[0]) for tensor in found if tensor.ndim), 1)
+    return leading(found)
 
 
 def check_finite(triple: Triple, *, where: str = "the data") -> None:

@@ -1,6 +1,6 @@
 """The inputs that a model is traced with: positional, by name, or both; and how a run folder keeps them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -99,18 +99,34 @@ def restore(tensors: Mapping[str, Tensor], form: Any) -> Example:
         ) from error
 
 
+def leading(tensors: Sequence[Tensor]) -> int:
+    """How many samples inputs hold: the length of the first that has two dimensions or more; else of the first.
+
+    One row of numbers (positions, say) beside many of the same shape is the same for all samples, and not asked.
+
+    >>> import torch
+    >>> leading([torch.arange(5)[None], torch.zeros(3, 5, dtype=torch.int64)])
+    3
+    """
+    wide = [t for t in tensors if t.dim() > 1]
+    whole = {tuple(t.shape[1:]) for t in wide if not t.is_floating_point() and t.shape[0] > 1}
+    own = [
+        t
+        for t in wide
+        if t.shape[0] > 1 or t.is_floating_point() or tuple(t.shape[1:]) not in whole
+    ]
+    found = next(iter(own or [t for t in tensors if t.dim()]), None)
+    return 1 if found is None else int(found.shape[0])
+
+
 def samples_of(example: Example) -> int:
-    """Length of the first dimension of the first tensor of two dimensions or more; where there is none, of one.
+    """How many samples the example holds.
 
     >>> import torch
     >>> samples_of({"scale": torch.ones(1), "x": torch.ones(2, 8)})
     2
     """
-    leaves = [
-        t for t in pytree.tree_leaves(inputs_of(example)) if isinstance(t, Tensor) and t.dim()
-    ]
-    found = next((t for t in leaves if t.dim() > 1), leaves[0] if leaves else None)
-    return 1 if found is None else int(found.shape[0])
+    return leading([t for t in pytree.tree_leaves(inputs_of(example)) if isinstance(t, Tensor)])
 
 
 def at_batch(example: Example, batch: int) -> Inputs:

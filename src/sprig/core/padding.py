@@ -1,9 +1,10 @@
 """Which tokens of a padded batch count: read off the attention masks among a model's inputs.
 
 An input named `attention_mask` (or `..._attention_mask`) of shape (batch, tokens) marks the rows of any tensor of
-shape (batch, tokens, features). Where a model also takes `decoder_...` inputs, a layer with "decoder" in its name
-goes by the decoder's mask and the others by the plain one. Everywhere else (no mask, another length, features
-pooled over the tokens, windows) every row counts.
+shape (batch, tokens, features). Where a model also takes `decoder_...` inputs, a layer with "decoder" in its name and
+the model's answer go by the decoder's mask, the other layers by the plain one. Layers of a tower that sees (by their
+names) have no tokens of a text. Everywhere else (no mask, another length, features pooled over the tokens, windows)
+every row counts.
 """
 
 import inspect
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 Masks = Mapping[str, Tensor]  # by the input's name: (batch, tokens), True where a token counts
 
 NAME, DECODER = "attention_mask", "decoder"
+SIGHT = ("vision", "visual", "image", "pixel")
 
 
 def token_masks(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Masks:
@@ -29,7 +31,7 @@ def token_masks(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     for name, value in named.items():
         if name.endswith(NAME) and isinstance(value, Tensor) and value.dim() == 2:
             # additive masks have 0 where a token counts and a large negative number elsewhere
-            additive = value.is_floating_point() and bool((value < 0).any())
+            additive = value.is_floating_point() and not bool((value > 0).any())
             found[name] = value == 0 if additive else value != 0
     if found and any(name.startswith(DECODER) for name in named):
         found.setdefault(f"{DECODER}_{NAME}", next(iter(found.values()))[:0])  # all of them count
@@ -39,14 +41,17 @@ def token_masks(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
 def live_tokens(masks: Masks, x: Tensor, layer: str = "") -> Tensor | None:
     """(batch, tokens): which rows of `x` (batch, tokens, ...) count; None: all of them do.
 
-    A mask of more samples than `x` has is cut to the first ones. Without a layer's name every mask of the right
-    length is asked, and a row counts if one of them says so.
+    A mask of more samples than `x` has is cut to the first ones. Without a layer's name, that of the model's answer, a
+    row counts if one of the masks that are asked says so.
     """
     if x.dim() < 3:
         return None
     asked: Iterable[str] = masks
-    if layer and f"{DECODER}_{NAME}" in masks:
-        asked = [name for name in masks if name.startswith(DECODER) == (DECODER in layer)]
+    if f"{DECODER}_{NAME}" in masks:
+        late = not layer or DECODER in layer
+        asked = [name for name in masks if name.startswith(DECODER) == late]
+    if any(word in layer for word in SIGHT):
+        asked = [name for name in asked if name.startswith(SIGHT)]
     live = None
     for name in asked:
         mask = masks[name]

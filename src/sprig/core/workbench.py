@@ -105,8 +105,15 @@ class Workbench:
         return self._masks[chunk]
 
     def live_tokens(self, chunk: Chunk, x: Tensor, layer: str) -> Tensor | None:
-        """Which rows of a layer's input or output (batch, tokens, features) are no padding; None: all."""
-        if x.dim() != 3 or x.shape[0] != self.replay.batch:
+        """Which rows of a layer's input or output (batch, tokens, features) are no padding; None: all.
+
+        Many models lay the tokens of all samples one behind another: then (batch x tokens, features).
+        """
+        batch = self.replay.batch
+        if x.dim() == 2 and x.shape[0] != batch and x.shape[0] % batch == 0:
+            live = live_tokens(self.masks(chunk), x.unflatten(0, (batch, -1)), layer)
+            return None if live is None else live.flatten()
+        if x.dim() != 3 or x.shape[0] != batch:
             return None
         return live_tokens(self.masks(chunk), x, layer)
 

@@ -20,7 +20,7 @@ from torch import nn
 from sprig.core.errors import InputError
 
 WIDTHS = (
-    "intermediate_size", "hidden_dim", "d_ff", "n_inner", "ffn_dim", "encoder_ffn_dim",
+    "intermediate_size", "ffn_hidden_size", "hidden_dim", "d_ff", "n_inner", "ffn_dim", "encoder_ffn_dim",
     "decoder_ffn_dim", "num_key_value_heads", "num_attention_heads", "num_heads", "n_heads",
     "n_head", "encoder_attention_heads", "decoder_attention_heads",
 )  # fmt: skip

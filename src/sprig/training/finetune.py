@@ -15,14 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sprig.core.errors import InputError
+from sprig.core.outputs import logits_of
+from sprig.core.padding import live_tokens, token_masks
 from sprig.core.types import device_of
 from sprig.core.weights import sha256_model
 from sprig.training.checkpoint import Checkpoint
 from sprig.training.config import FinetuneConfig, Settings, TrainConfig, optimizer_for, schedule_for
 from sprig.training.distill import class_dim, kl_loss, main_output, squared_loss
 from sprig.training.evaluate import accuracy, evaluating
-from sprig.training.feed import count_batches, move
-from sprig.training.loop import Loss, Run, fit
+from sprig.training.feed import count_batches, feed, move
+from sprig.training.loop import Loss, Run, fit, per_token, takes_labels
 from sprig.training.moments import Hook, Moment
 
 Criterion = Callable[[Any, Any], Tensor]  # the model's output and the target → a number
@@ -113,6 +115,7 @@ def finetune(
             clip=config.clip,
             bf16=config.bf16,
             channels_last=config.channels_last,
+            labels=loss is None and takes_labels(trained),
         )
     if config.channels_last:
         trained = trained.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -137,14 +140,46 @@ def train(
 
 
 class Evaluation:
-    """Measures the accuracy when an epoch closes and writes it into the epoch's row."""
+    """Measures the accuracy when an epoch closes and writes it into the epoch's row; of sequences whose labels may be
+    shifted against the answer the model's own loss."""
 
     def __init__(self, data: Any) -> None:
         self.data = data
 
     def __call__(self, moment: Moment, run: Run) -> None:
-        if moment is Moment.EPOCH_CLOSES:
+        if moment is not Moment.EPOCH_CLOSES:
+            return
+        found = mean_own_loss(run.model, self.data)
+        if found is None:
             run.row["accuracy"] = accuracy(run.model, self.data)
+        else:
+            run.row["evaluation loss"] = found
+
+
+def mean_own_loss(model: nn.Module, data: Any) -> float | None:
+    """What the model itself says of labels for every token, mean over batches; None where it does not."""
+    if not takes_labels(model):
+        return None
+    losses = []
+    with torch.no_grad(), evaluating(model):
+        for args, kwargs, target in feed(data, device_of(model)):
+            if not per_token(target, (args, kwargs)):
+                return None
+            own = own_loss(model(*args, **kwargs, labels=target))
+            if own is None:
+                return None
+            losses.append(float(own))
+    return sum(losses) / len(losses) if losses else None
+
+
+def own_loss(output: Any) -> Tensor | None:
+    """The loss beside the logits of a sequence, where labels were given with the inputs."""
+    logits, loss = logits_of(output), getattr(output, "loss", None)
+    if isinstance(output, Mapping):
+        loss = output.get("loss", loss)
+    if logits is None or logits.ndim != 3 or not isinstance(loss, Tensor) or loss.ndim:
+        return None
+    return loss
 
 
 def objective(
@@ -160,8 +195,16 @@ def objective(
             share = 1.0
         total: Tensor | None = None
         if share < 1.0:
+            own = own_loss(run.output)
             if criterion is not None:
                 labels = criterion(run.output, run.target)
+            elif own is not None:
+                if config.smoothing:
+                    raise InputError(
+                        "the model itself reckons the loss of a sequence's labels, without smoothing; "
+                        "give loss= for both"
+                    )
+                labels = own
             else:
                 labels = class_loss(main_output(run.output), run.target, config.smoothing)
             total = labels if share == 0.0 else (1.0 - share) * labels
@@ -201,6 +244,10 @@ def distillation(run: Run, teacher: nn.Module, config: Settings) -> Tensor:
             answer = main_output(teacher(*args, **kwargs))
     output = main_output(run.output)
     answer = answer.to(output.device)
+    if output.ndim == 3 and output.shape == answer.shape:
+        live = live_tokens(token_masks(run.model, run.args, run.kwargs), output)
+        if live is not None:  # nothing is learned from padding
+            output, answer = output[live], answer[live]
     if config.match == "values":
         return squared_loss(output, answer)
     return kl_loss(output, answer, temperature=config.temperature)

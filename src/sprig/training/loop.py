@@ -6,6 +6,7 @@ caller's own state is put back at the end.
 """
 
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sprig.core.batches import tensors
 from sprig.core.errors import DivergenceError, InputError
 from sprig.core.types import device_of
 from sprig.training.feed import epoch_batches, feed
@@ -61,8 +63,11 @@ def fit(
     clip: float | None = None,
     bf16: bool = False,
     channels_last: bool = False,
+    labels: bool = False,
 ) -> Run:
     """Train `run.model` in place from `run.epoch` to `run.epochs`.
+
+    `labels`: the model takes labels, and is given those of tokens, since it alone knows how they are shifted.
 
     `clip` bounds the norm of the whole gradient. `bf16` runs the forward pass under autocast; the
     weights stay as they are. Raises `DivergenceError` at the first loss, or at the first weights
@@ -94,7 +99,9 @@ def fit(
                 run.lr = base[0] * factor
                 _tell(hooks, Moment.STEP_OPENS, run)
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                    run.output = run.model(*run.args, **run.kwargs)
+                    given = labels and per_token(run.target, (run.args, run.kwargs))
+                    told = {"labels": run.target} if given else {}
+                    run.output = run.model(*run.args, **run.kwargs, **told)
                 run.loss = loss(run)
                 _tell(hooks, Moment.LOSS_READY, run)
                 value = float(run.loss.detach())
@@ -121,6 +128,21 @@ def fit(
                 group["lr"] = rate  # what is saved between epochs continues unscaled
             _tell(hooks, Moment.EPOCH_CLOSES, run)
     return run
+
+
+def per_token(target: Any, inputs: Any) -> bool:
+    """Whether labels are those of the tokens of sequences: numbers, one for each of an input's."""
+    if not isinstance(target, Tensor) or target.ndim != 2 or target.is_floating_point():
+        return False
+    return any(t.shape == target.shape and not t.is_floating_point() for t in tensors(inputs))
+
+
+def takes_labels(model: nn.Module) -> bool:
+    """Whether a model reckons a loss itself where it is given labels."""
+    try:
+        return "labels" in inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

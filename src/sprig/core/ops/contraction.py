@@ -238,6 +238,8 @@ def fixed_macs(node: fx.Node, flow: Flow) -> float:
         query, key, val = shapes[:3]
         pairs = math.prod(query[:-1]) * key[-2]
         return pairs * query[-1] + pairs * val[-1]
+    if "grouped_mm" in name:  # rows of each expert times its own matrix
+        return math.prod(shapes[0]) * shapes[1][-1]
     if name == "linear":
         return math.prod(out) * shapes[1][-1]
     if name == "einsum":
@@ -266,4 +268,5 @@ ROWS = {
     "linear": linear,
     "embedding": embedding,
     **dict.fromkeys(("addmm", "addbmm", "mv", "dot", "inner", "tensordot"), addmm),
+    **dict.fromkeys(("_grouped_mm", "transformers.grouped_mm_fallback.default"), addmm),
 }
