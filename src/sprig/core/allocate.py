@@ -19,7 +19,7 @@ from sprig.core.types import Budget, Graph
 FIELDS = ("macs", "params", "bytes")
 LATENCY = "latency_ms"
 WAYS = (LATENCY, "macs")  # ways down to a budget of time
-ROUNDS = 3  # over all groups, in search of the fastest sizes
+ROUNDS, TRIED = 3, 32  # over all groups, sizes of each, in search of the fastest
 EXPECTED = "give a fraction in (0, 1] or an absolute number"
 
 
@@ -134,7 +134,7 @@ class Allocator:
             before = best
             for choice in self.choices:
                 trial = kept.copy()
-                for size in choice.sizes[1:]:
+                for size in choice.sizes[1 :: max(1, len(choice.sizes) // TRIED)]:
                     trial[choice.all] = size
                     found = model(trial)
                     if found < best:

@@ -12,9 +12,7 @@ from sprig.core.errors import InputError
 
 FORMAT = "sprig-times"
 VERSION = 1
-LONGEST = (
-    1e15  # milliseconds; nothing takes longer, and a whole number of any length compares with it
-)
+LONGEST = 1e15  # milliseconds; nothing takes longer
 
 
 def cache_folder(given: str | os.PathLike[str] | None = None) -> Path:

@@ -214,12 +214,9 @@ def _broken(objective: Worth, selection: Selection, most: int) -> str:
         return "items cannot be added"
     scale = max(abs(v) for v in (*selection.values, *gains.tolist(), 0.0))
     lowest = min([*selection.gains, *gains.tolist()], default=0.0)
-    if (
-        objective.diminishing and objective.size <= most
-    ):  # then no item is missed less than at the end
-        lowest = min(
-            [lowest, *Counted(objective).eliminate(range(objective.size)).losses().tolist()]
-        )
+    if objective.diminishing and objective.size <= most:  # no item is missed less than at the end
+        end = Counted(objective).eliminate(range(objective.size)).losses()
+        lowest = min([lowest, *end.tolist()])
     return "f falls as items are added" if lowest < -ROUNDING * scale else ""
 
 
