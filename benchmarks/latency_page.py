@@ -11,12 +11,12 @@ HEAD = """# Half the latency, measured end to end
 
 Made by `python benchmarks/latency_page.py` from `latency.jsonl`; each row by `python benchmarks/latency.py MODEL
 --batch B --size PIXELS --images N --threads 1`. Method `refit`, one thread, eager, float32, `Budget(latency=0.5)`,
-two virtual cores of an Intel Xeon (run 6: of an AMD EPYC), AVX-512. *Tried*: ratios of the plans that were measured before anything was
-fitted. *Claimed*: the fitted network, timed in turn with the dense one, median and quartiles of the ratio within
-pairs (at least 7); this is what the certificate holds to. Then both networks, that of the budget in time and that of
-a budget of multiply-adds sought to run as fast, are timed once more and judged on inputs that no search has seen:
-squared error of the outputs over their spread, KL(dense, cut), agreement of the first choice, accuracy where there
-are labels.
+two virtual cores of an Intel Xeon (run 6: of an AMD EPYC), AVX-512. *Tried*: ratios of the plans that were measured
+before anything was fitted. *Claimed*: the fitted network, timed in turn with the dense one, median and quartiles of
+the ratio within pairs (at least 7); this is what the certificate holds to. Then both networks, that of the budget in
+time and that of a budget of multiply-adds sought to run as fast, are timed once more and judged on inputs that no
+search has seen: squared error of the outputs over their spread, KL(dense, cut), agreement of the first choice,
+accuracy where there are labels.
 
 Random weights (batch norm settled on smooth random images): the figures of quality compare the two plans, they say
 nothing of trained networks. `resnet20` is trained on Fashion-MNIST (`--dense`; the test images judge),
@@ -39,7 +39,8 @@ RUNS = {
 SEEN = """## What was seen
 
 - **The budget.** All three networks of run 2 to 4 at batch 1 and 16 were measured between 0.45 and 0.55, ResNet-50 at
-  batch 16 on a machine of its own (run 3: 0.493, again later 0.514), and in run 6 (0.480 and 0.451). Other programs move the ratio by up to a tenth,
+  batch 16 on a machine of its own (run 3: 0.493, again later 0.514), and in run 6 (0.480 and 0.451).
+  Other programs move the ratio by up to a tenth,
   since memory is shared (run 3, first row: 0.604 / 0.552; run 4: 0.474 confirmed while short programs ran, 0.557 when
   they had ended). The claim of such a run fails.
 - **Beside the same speed by a budget of multiply-adds, trained weights.** EfficientNet-Lite0: faster (0.545 beside

@@ -34,6 +34,7 @@ import torch
 from coverage_checks import planned
 from coverage_models import example_for, families, vision
 from peers_judge import CLOSE, distinct, judge, said_by, usable
+from peers_page import adopted
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parent
@@ -310,27 +311,8 @@ def adopt(coverage: Path, results: Path) -> None:
     with results.open("w") as file:
         file.writelines(f"{line}\n" for line in kept)
         for row in bench.read(coverage):
-            if row["model"] not in asked:
-                continue
-            new: Row = {
-                "model": row["model"],
-                "arm": "sprig",
-                "version": "this tree",
-                "source": "coverage.jsonl",
-                "limit": LIMIT,
-                "params": row.get("params", 0),
-            }
-            if row["status"] in ("ok", "wrong"):
-                new |= {k: row[k] for k in ("kept", "gap", "moved", "precision")}
-                close = CLOSE.get(row["precision"], CLOSE["float32"])  # or float32 somewhere inside
-                new["same"] = "yes" if row["gap"] <= close else "no"
-                new["status"] = "handled" if row["status"] == "ok" else "wrong"
-                if "cut_s" in row:
-                    new["seconds"] = row["cut_s"]  # trace, plan, shrink; the same clock
-                    new["status"] = "timeout" if row["cut_s"] > LIMIT else new["status"]
-            else:
-                new |= {"status": "failed", "reason": "; ".join(row["reasons"])}
-            file.write(json.dumps(new) + "\n")
+            if row["model"] in asked:
+                file.write(json.dumps(adopted(row, LIMIT, CLOSE)) + "\n")
 
 
 def main() -> None:

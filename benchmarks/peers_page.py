@@ -101,3 +101,25 @@ def cell(row: Row) -> str:
     step = "".join(f", {k}={v}" for k, v in row.get("settings", {}).items())
     time = f"{row['seconds']:.2f} s" if "seconds" in row else "not timed"
     return f"{row['kept']:.0%} of MACs, {time}, {same}{step}"
+
+
+def adopted(row: Row, limit: float, close: dict[str, float]) -> Row:
+    """A row of coverage.py as one of sprig here: the same steps under the same clock."""
+    new: Row = {
+        "model": row["model"],
+        "arm": "sprig",
+        "version": "this tree",
+        "source": "coverage.jsonl",
+        "limit": limit,
+        "params": row.get("params", 0),
+    }
+    if row["status"] not in ("ok", "wrong"):
+        return new | {"status": "failed", "reason": "; ".join(row["reasons"])}
+    new |= {k: row[k] for k in ("kept", "gap", "moved", "precision")}
+    allowed = close.get(row["precision"], close["float32"])  # or float32 somewhere inside
+    new["same"] = "yes" if row["gap"] <= allowed else "no"
+    new["status"] = "handled" if row["status"] == "ok" else "wrong"
+    if "cut_s" in row:
+        new["seconds"] = row["cut_s"]  # trace, plan, shrink
+        new["status"] = "timeout" if row["cut_s"] > limit else new["status"]
+    return new
