@@ -121,11 +121,11 @@ def test_positions_for_all_samples_are_no_sample() -> None:
     assert samples_of(batch) == count(((), batch, None)) == 8
     assert samples_of((torch.zeros(1, 4),)) == 1
     torch.manual_seed(0)
-    example = {k: v[:2] for k, v in batch.items()}
-    result = sprig.prune(
-        llama().eval(), example, [batch], sprig.Budget(macs=0.8), method="magnitude"
-    )
+    model, example = llama().eval(), {k: v[:2] for k, v in batch.items()}
+    result = sprig.prune(model, example, [batch], sprig.Budget(macs=0.8), method="magnitude")
     assert result.certificate.passed
+    plain = {k: v for k, v in example.items() if k != "position_ids"}
+    assert result.before.macs == cost(sprig.trace(model, plain))["macs"], "of one sample"
 
 
 def chain(samples: int, seed: int) -> dict[str, torch.Tensor]:

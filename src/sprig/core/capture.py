@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from sprig.core.errors import InputError, TraceError
+from sprig.core.example import leading
 from sprig.core.recurrent import apart
 from sprig.core.wide import Widening
 
@@ -128,11 +129,9 @@ def check_example(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
 
 
 def batch_size(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> int:
-    """Length of the first dimension of the first tensor."""
-    for leaf in pytree.tree_leaves((args, dict(kwargs or {}))):
-        if isinstance(leaf, Tensor) and leaf.dim():
-            return int(leaf.shape[0])
-    return 1
+    """How many samples a call holds, see `example.leading`."""
+    leaves = pytree.tree_leaves((args, dict(kwargs or {})))
+    return leading([leaf for leaf in leaves if isinstance(leaf, Tensor)])
 
 
 def _line(error: BaseException) -> str:

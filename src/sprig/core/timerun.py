@@ -47,7 +47,7 @@ def cast(model: nn.Module, timing: Timing) -> nn.Module:
     A model that has that format stays as it is, with whatever it keeps in another one.
     """
     twin = copy.deepcopy(model).eval()
-    return twin if timing.of(twin).dtype == own_dtype(twin) else twin.to(timing.torch_dtype)
+    return twin if timing.dtype in (None, own_dtype(twin)) else twin.to(timing.torch_dtype)
 
 
 def runnable(model: nn.Module, example: Example, timing: Timing) -> Call:
