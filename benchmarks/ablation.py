@@ -54,7 +54,7 @@ def cells(
 ) -> Iterator[Row]:  # fmt: skip
     """Every arm at every budget on one network."""
     graph, triples = sprig.trace(model, example), as_batches(seen)
-    bench, paths = Workbench(model, graph, list(triples), 0), dict[str, Any]()
+    bench, paths = Workbench(model, graph, list(triples), 0, views=triples.views), dict[str, Any]()
     for arm in arms:
         config = RefitConfig(**{"ratio_pairs": 0, "twin": False, **ARMS[arm]})
         key = json.dumps({k: v for k, v in ARMS[arm].items() if k in SEARCHED})

@@ -62,7 +62,7 @@ def main() -> None:
         graph = sprig.trace(model, example)
         for arm in args.arms:
             method = METHODS[arm]
-            bench = Workbench(model, graph, list(triples), 0)
+            bench = Workbench(model, graph, list(triples), 0, views=triples.views)
             began = time.perf_counter()
             path = method.search(bench, method.config())
             searched = time.perf_counter() - began

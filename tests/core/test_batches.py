@@ -13,7 +13,6 @@ from sprig.core.batches import (
     ImageSpec,
     Triples,
     as_batches,
-    check_batch,
     check_finite,
     count,
     digest,
@@ -21,6 +20,7 @@ from sprig.core.batches import (
     unpack,
 )
 from sprig.core.errors import InputError
+from sprig.core.inputs import by_key, check_inputs
 
 X, Y, Z = torch.arange(6.0).reshape(2, 3), torch.tensor([0, 1]), torch.ones(2, 4)
 
@@ -128,6 +128,13 @@ def test_a_batch_without_a_tensor_is_refused() -> None:
     with pytest.raises(InputError, match="a batch holds no tensor"):
         count(((), {}, None))
     assert count(((torch.tensor(1.0),), {}, None)) == 1
+
+
+def check_batch(batch: Any, example: Any, *, exact: bool = True) -> None:
+    """A batch beside the example that the model was traced with."""
+    args, kwargs, _ = unpack(batch)
+    wanted = example if isinstance(example, dict) else dict(enumerate(example))
+    check_inputs(by_key(args, kwargs), wanted, exact=exact)
 
 
 def test_check_batch_takes_what_fits() -> None:

@@ -221,3 +221,22 @@ def test_batches_hold_reads_their_source_once() -> None:
     list(held.epoch(4))
     assert reads == [0, 4]
     assert check_fold((1, 3)) == (1, 3)
+
+
+def test_folds_and_limits_of_a_function_keep_the_views_of_a_sample_together(tmp_path: Path) -> None:
+    path = tmp_path / "views_data.py"
+    path.write_text(
+        "import torch\n"
+        "def films(*, views):\n"
+        "    numbers = torch.arange(10.0).repeat_interleave(views)[:, None]\n"
+        "    return list(numbers.split(7))\n"
+    )
+
+    def seen(**options: Any) -> list[float]:
+        batches = load(f"{path}:films", **options)
+        return [float(n) for batch in batches for n in batch.flatten()]
+
+    assert load(f"{path}:films", views=3).views == 3
+    assert seen(views=3, fold="1/2") == [n for n in (1.0, 3.0, 5.0, 7.0, 9.0) for _ in range(3)]
+    assert seen(views=3, limit=2) == [0.0] * 3 + [1.0] * 3
+    assert set(seen(views=3, fold="0/2")).isdisjoint(seen(views=1, fold="1/2"))

@@ -12,7 +12,7 @@ would go beyond, and the description says so. A list is the caller's memory: it 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -135,67 +135,6 @@ def check_finite(triple: Triple, *, where: str = "the data") -> None:
             )
 
 
-def check_batch(
-    batch: Any, example: Sequence[Any] | Mapping[str, Any], *, exact: bool = True
-) -> None:
-    """Refuse a batch that the model cannot take, told from the inputs that it was traced with.
-
-    The number of samples is free. With `exact=False` the size from the third dimension on is too.
-    """
-    args, kwargs, _ = unpack(batch)
-    wanted = example if isinstance(example, Mapping) else dict(enumerate(example))
-    check_inputs(by_key(args, kwargs), wanted, exact=exact)
-
-
-def by_key(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[Any, Any]:
-    """Positional inputs by number, the others by name."""
-    found: dict[Any, Any] = dict(enumerate(args))
-    return {**found, **kwargs}
-
-
-def check_inputs(
-    given: Mapping[Any, Any], wanted: Mapping[Any, Any], *, exact: bool = True
-) -> None:
-    """The same for inputs by number (positional) or name."""
-    if set(given) != set(wanted):
-        raise InputError(
-            f"a batch gives the inputs {list(given)}, the model was traced with {list(wanted)}; "
-            "make the batches like the example inputs"
-        )
-    for key, want in wanted.items():
-        found = given[key]
-        if not isinstance(want, Tensor) or not isinstance(found, Tensor):
-            continue
-        here, there = tuple(found.shape), tuple(want.shape)
-        told = f"(batch {here}, example {there})"
-        if len(here) != len(there):
-            raise InputError(
-                f"input {key}: the data has {len(here)} dimensions, the model expects {len(there)} "
-                f"{told}; the first dimension counts the samples"
-            )
-        if len(here) == 2 and here[1] != there[1] and not found.is_floating_point():
-            raise InputError(
-                f"input {key}: a batch has {here[1]} tokens, the example {there[1]}; pad all batches and the "
-                "example to one length, with an attention_mask that marks the padding"
-            )
-        if len(here) > 1 and here[1] != there[1]:
-            what = "channels" if len(here) > 2 else "features"
-            raise InputError(
-                f"input {key}: the data has {here[1]} {what}, the model expects {there[1]} {told}; "
-                f"convert the data or build the model for {here[1]}"
-            )
-        if exact and here[2:] != there[2:]:
-            raise InputError(
-                f"input {key}: the data is of size {here[2:]}, the model was traced with "
-                f"{there[2:]} {told}; resize the data or give an example of its size"
-            )
-        if found.is_floating_point() != want.is_floating_point():
-            raise InputError(
-                f"input {key}: the data is {found.dtype}, the model expects {want.dtype}; "
-                "convert it"
-            )
-
-
 @dataclass(eq=False)
 class Triples:
     """The user's data as `(args, kwargs, target)`, read as often as needed; see `as_batches`."""
@@ -205,6 +144,7 @@ class Triples:
     memory: float = HELD  # bytes of it that a process may hold
     once: bool = False  # can be read only once, and is not held
     part: bool = False  # there was more than may be held
+    views: int = 1  # so many samples in a row are one thing seen in different ways
 
     @property
     def held(self) -> bool:
@@ -217,8 +157,8 @@ class Triples:
         if self.held:
             return read(self), self
         part = Fitting(self.source, memory)
-        found = read(Triples(part, self.description))
-        return found, self if part.many is None else part.named(self.description)
+        found = read(replace(self, source=part, memory=HELD, once=False))
+        return found, self if part.many is None else part.named(self)
 
     def __iter__(self) -> Iterator[Triple]:
         empty = True
@@ -267,12 +207,24 @@ class Fitting:
     def __len__(self) -> int:
         return len(self.source) if self.many is None else self.many  # type: ignore[arg-type]
 
-    def named(self, name: str) -> Triples:
-        """These batches as a part of what has that name."""
-        what = (
-            f"{name}, its first {self.many} batches (no more than {self.memory:.3g} bytes are held)"
-        )
-        return Triples(self, what, part=True)
+    def named(self, whole: Triples) -> Triples:
+        """These batches as a part of what they are the first ones of."""
+        what = f"{whole.description}, its first {self.many} batches (no more than {self.memory:.3g} bytes are held)"
+        return Triples(self, what, part=True, views=whole.views)
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Batches in which each `each` samples in a row are views of one thing: crops of one picture, frames of one
+    film, sentences of one text. What judges a fit is then never a view of what it was fitted on.
+
+    >>> triples = as_batches(Views([torch.ones(6, 2)], 3))
+    >>> triples.views, len(triples)
+    (3, 1)
+    """
+
+    batches: Any
+    each: int
 
 
 def as_batches(
@@ -290,6 +242,10 @@ def as_batches(
     """
     if isinstance(data, Triples):
         return data
+    if isinstance(data, Views):
+        data, views = data.batches, data.each
+        described = as_batches(data, hold=hold, description=description, memory=memory)
+        return replace(described, views=_views(views))
     if isinstance(data, (Tensor, Mapping)):  # one batch, not an iterable of rows or of keys
         data = [data]
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
@@ -307,13 +263,19 @@ def as_batches(
             "for example a list of tensors or a DataLoader"
         )
     name = description or getattr(data, "description", None) or f"user's {type(data).__name__}"
-    fleeting = _fleeting(data)
+    fleeting, views = _fleeting(data), _views(getattr(data, "views", 1))
     if hold or (hold is None and fleeting):
         part = Fitting(data, memory)
         held = list(part)
-        found = Triples(held, str(name)) if part.many is None else part.named(str(name))
-        return replace(found, source=held)
-    return Triples(data, str(name), memory, once=fleeting)
+        whole = Triples(held, str(name), views=views)
+        return whole if part.many is None else replace(part.named(whole), source=held)
+    return Triples(data, str(name), memory, once=fleeting, views=views)
+
+
+def _views(number: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise InputError(f"{number!r} views of each sample; expected a whole number, 1 or more")
+    return number
 
 
 def digest(batches: Iterable[Triple]) -> str:

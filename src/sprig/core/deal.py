@@ -14,6 +14,7 @@ from sprig.core.errors import InputError
 from sprig.core.ranks import Ranks
 
 MEMORY = 1.5e9  # bytes of calibration inputs and activations that one chunk may hold
+COMFORT = 16  # samples of a chunk, but for views of one thing
 EVERY = 4  # every so many chunks one judges what the others suggest
 
 
@@ -27,33 +28,43 @@ class Dealt:
     pieces: int
 
 
-def chunk_size(total: int, first: Triple) -> int:
-    """Samples per chunk: what fits, evened out over the data so that little is filled up.
+def chunk_size(total: int, first: Triple, views: int = 1) -> int:
+    """Samples per chunk: what fits, evened out over the data so that little is filled up. The views of one thing are
+    not torn apart, so that no chunk judges what was fitted on other views of the same.
 
-    >>> chunk_size(100, ((torch.zeros(8, 3),), {}, None))
-    15
+    >>> first = ((torch.zeros(8, 3),), {}, None)
+    >>> chunk_size(100, first), chunk_size(5, first), chunk_size(100, first, views=6), chunk_size(100, first, views=20)
+    (15, 1, 12, 20)
     """
-    fit = fitting(first)
-    pieces = max(-(-total // fit), min(EVERY, total))  # four at least: one judges the others
-    return -(-total // pieces)
+    fit, each = fitting(first, views)
+    things = -(-total // each)
+    pieces = max(-(-things // fit), min(EVERY, things))  # four at least: one judges the others
+    many = -(-things // pieces)
+    if -(-things // many) < min(EVERY, things):
+        many = things // EVERY
+    return many * each
 
 
-def fitting(first: Triple) -> int:
-    """How many samples a chunk may hold."""
+def fitting(first: Triple, views: int = 1) -> tuple[int, int]:
+    """How many things a chunk may hold, and how many samples each is: its views, unless not even those fit."""
     tensor = next(t for t in tensors((first[0], first[1])) if t.dim())
     per_sample = 12 * tensor[:1].numel() * tensor.element_size()
-    return int(max(1, min(16, MEMORY // max(per_sample * 8, 1))))
+    most = int(max(1, MEMORY // max(per_sample * 8, 1)))
+    each = views if views <= most else 1
+    return max(1, min(COMFORT, most) // each), each
 
 
-def settled(first: Triple) -> int:
+def settled(first: Triple, views: int = 1) -> int:
     """With more samples than this, chunks are as large as they may be, however many samples there are.
 
     >>> first = ((torch.zeros(8, 3),), {}, None)
     >>> settled(first), chunk_size(225, first), {chunk_size(n, first) for n in range(226, 2000)}
     (225, 15, {16})
+    >>> settled(first, 5), {chunk_size(n, first, 5) for n in range(46, 2000)}
+    (45, {15})
     """
-    fit = fitting(first)
-    return max((fit - 1) ** 2, (EVERY - 1) * fit)
+    fit, each = fitting(first, views)
+    return each * max((fit - 1) ** 2, (EVERY - 1) * fit)
 
 
 def judges(chunk: int) -> bool:
@@ -84,11 +95,12 @@ def deal(
     What is in memory already is not copied: its chunks are cut when they are looked at.
     """
     held: list[Triple] | None = [] if isinstance(triples, Triples) and triples.held else None
+    views = triples.views if isinstance(triples, Triples) else 1
     share: Share | None = None
     for triple in triples:
         if check is not None:
             check(triple)
-        share = share or Share(triple, ranks)
+        share = share or Share(triple, ranks, views)
         share.see(triple)
         if held is None:
             share.take(triple)
@@ -104,7 +116,7 @@ def deal(
         )
     if held is None:
         return share.dealt()
-    cuts = chunks(held, chunk_size(share.total, share.first))
+    cuts = chunks(held, chunk_size(share.total, share.first, views))
     own = [c for c in cuts if owner(c.number, ranks.size) == ranks.rank]
     return Dealt(own, cuts[0], share.total, len(cuts))
 
@@ -113,8 +125,8 @@ class Share:
     """One process's part of batches that come one after the other. Until the size of a chunk is settled all are kept,
     a few hundred samples at most; from then on what others need is let go."""
 
-    def __init__(self, first: Triple, ranks: Ranks) -> None:
-        self.first, self.ranks = first, ranks
+    def __init__(self, first: Triple, ranks: Ranks, views: int = 1) -> None:
+        self.first, self.ranks, self.views = first, ranks, views
         self.leaves, self.spec = pytree.tree_flatten(first)
         self.kinds: list[torch.dtype | None] = self._kinds(first)
         self.total = 0
@@ -132,12 +144,13 @@ class Share:
 
     def take(self, triple: Triple) -> None:
         self.waiting.append(triple)
-        if self.total > settled(self.first):
-            self._cut(fitting(self.first))
+        if self.total > settled(self.first, self.views):
+            fit, each = fitting(self.first, self.views)
+            self._cut(fit * each)
 
     def dealt(self) -> Dealt:
         """The chunks, once all batches were taken."""
-        size = chunk_size(self.total, self.first)
+        size = chunk_size(self.total, self.first, self.views)
         self._cut(size)
         pieces = -(-self.total // size)
         head = self._joined(self.parts.pop(0), size)

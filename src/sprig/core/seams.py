@@ -34,7 +34,9 @@ def bench_in(bench: Workbench, part: Part, model: nn.Module) -> Workbench | None
     if not triples:
         return None
     module = submodule(bench.model, part.name)
-    return Workbench(module, part.graph, triples, bench.seed, bench.progress, inner=True)
+    return Workbench(
+        module, part.graph, triples, bench.seed, bench.progress, inner=True, views=bench.views
+    )
 
 
 def pairs(graph: Graph, part: Part) -> list[tuple[Group, Group]]:

@@ -10,11 +10,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from sprig.core.batches import Triple, by_key, check_inputs, count
+from sprig.core.batches import Triple, count
 from sprig.core.chunks import Chunk, chunks
 from sprig.core.cost import cost
 from sprig.core.deal import Dealt, chunk_size
 from sprig.core.errors import InputError
+from sprig.core.inputs import by_key, check_inputs
 from sprig.core.padding import Masks, live_tokens, token_masks
 from sprig.core.ranks import ALONE, Ranks
 from sprig.core.replay import Replay, state_of
@@ -42,6 +43,9 @@ class Workbench:
     inner: bool = False  # the model is a part of a larger one: its outputs are no class scores
     ranks: Ranks = ALONE  # the processes that share the work
     dealt: Dealt | None = None  # with several processes, in place of `triples`
+    views: int = (
+        1  # so many samples in a row are one thing seen in different ways, see `as_batches`
+    )
     _masks: WeakKeyDictionary[Chunk, Masks] = field(
         init=False, repr=False, default_factory=WeakKeyDictionary
     )
@@ -87,7 +91,7 @@ class Workbench:
     @cached_property
     def size(self) -> int:
         """Samples per chunk."""
-        return chunk_size(sum(count(t) for t in self.triples), self.triples[0])
+        return chunk_size(sum(count(t) for t in self.triples), self.triples[0], self.views)
 
     @cached_property
     def replay(self) -> Replay:

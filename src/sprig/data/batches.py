@@ -50,6 +50,7 @@ class Batches:
     hold: bool = False
     number: int = 0  # of the epoch
     classes: int | None = None  # how many the labels tell apart, where the data says
+    views: int = 1  # so many samples in a row are one sample seen in different ways
     _held: list[Any] = field(default_factory=list, repr=False)
 
     def __iter__(self) -> Iterator[Any]:
@@ -172,4 +173,5 @@ def batches_of(
         labelled=source.labelled,
         hold=hold,
         classes=getattr(source, "classes", None),
+        views=1 if training else views,
     )

@@ -139,10 +139,10 @@ def _of_function(
     if not isinstance(made, Iterable) or isinstance(made, torch.Tensor):
         raise InputError(f"{spec} gave a {type(made).__name__}, expected batches or a Dataset")
     rest_fold = None if "fold" in passed else fold
-    rest_limit = None if "limit" in passed else limit
+    rest_limit = None if "limit" in passed or limit is None else limit * views
 
     def read(_epoch: int = 0) -> Iterator[Any]:
-        return _part(made, fold=rest_fold, limit=rest_limit)
+        return _part(made, fold=rest_fold, limit=rest_limit, views=views)
 
     once = iter(made) is made
     keep = once or (hold is not False and split != "train")
@@ -176,17 +176,21 @@ def _of_function(
         description=", ".join(words),
         labelled=labelled,
         hold=keep,
+        views=views,
     )
 
 
-def _part(batches: Iterable[Any], *, fold: Fold | None, limit: int | None) -> Iterator[Any]:
-    """The samples of a fold, counted through all batches, until there are `limit` of them."""
+def _part(
+    batches: Iterable[Any], *, fold: Fold | None, limit: int | None, views: int = 1
+) -> Iterator[Any]:
+    """The samples of a fold, counted through all batches, until there are `limit` of them; `views` of one sample follow
+    each other and share its number."""
     seen = given = 0
     for batch in batches:
         size = count(unpack(batch))
         index = torch.arange(size)
         if fold is not None:
-            index = index[(index + seen) % fold[1] == fold[0]]
+            index = index[(index + seen) // views % fold[1] == fold[0]]
         if limit is not None:
             index = index[: limit - given]
         seen, given = seen + size, given + len(index)

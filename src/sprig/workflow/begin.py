@@ -44,8 +44,9 @@ def bench_for(
     if not ranks.alone:
         check_shareable(method, modules)
         bench = Workbench(
-            twin, _NO_GRAPH, [], seed, (progress or silent) if ranks.first else silent, ranks=ranks
-        )
+            twin, _NO_GRAPH, [], seed, (progress or silent) if ranks.first else silent, ranks=ranks,
+            views=triples.views,
+        )  # fmt: skip
 
         def share(given: Triples) -> Dealt:
             return deal(given, ranks, lambda t: bench.check_one(t, *inputs_of(example)))
@@ -58,7 +59,7 @@ def bench_for(
             raise InputError(
                 f"method {method!r} needs labels; give batches as (input, target) pairs"
             )
-        bench = Workbench(twin, _NO_GRAPH, held, seed, progress or silent)
+        bench = Workbench(twin, _NO_GRAPH, held, seed, progress or silent, views=triples.views)
         bench.check(*inputs_of(example))
     graph = trace(twin, example, norms=norms, modules=modules)
     bench.graph = left_whole(graph, exclude)

@@ -45,7 +45,7 @@ def judge(
     bench.progress("certificate", 2, 4)
     if held_out is not None:
         hashes["data_held-out"] = held_out.digest()
-        other = Workbench(bench.model, graph, list(held_out), seed, silent)
+        other = Workbench(bench.model, graph, list(held_out), seed, silent, views=held_out.views)
         claims.append(
             certify.layer_errors(
                 other, wide, plan, label="held-out", description=held_out.description

@@ -68,7 +68,7 @@ def at_most(data: Any, samples: int | None) -> Triples:
         seen += count(unpack(batch))
         if seen >= samples:
             break
-    return Triples(held, f"{triples.description}, the first {seen}")
+    return Triples(held, f"{triples.description}, the first {seen}", views=triples.views)
 
 
 class Verification:
@@ -120,7 +120,9 @@ class Verification:
             claims.append(certify.same(f"data-{label}", f"the {label} data is the one that was used",
                                        digest, self.old.hashes[f"data_{label}"], label))  # fmt: skip
             twin = copy.deepcopy(self.model).eval()
-            bench = Workbench(twin, graph, list(triples), self.old.seed, self.progress)
+            bench = Workbench(
+                twin, graph, list(triples), self.old.seed, self.progress, views=triples.views
+            )
             found = certify.layer_errors(
                 bench, wide, self.plan, label=label, description=triples.description
             )

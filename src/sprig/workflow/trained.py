@@ -64,7 +64,9 @@ def keep_cut(
             continue
         triples = at_most(given, SAMPLES)
         hashes[f"data_{label}"] = triples.digest()
-        bench = Workbench(copy.deepcopy(trained), graph, list(triples), seed, silent)
+        bench = Workbench(
+            copy.deepcopy(trained), graph, list(triples), seed, silent, views=triples.views
+        )
         claims.append(
             certify.layer_errors(bench, wide, plan, label=label, description=triples.description)
         )
