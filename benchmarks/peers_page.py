@@ -53,7 +53,7 @@ def page(listed: list[str], rows: list[Row], arms: list[str]) -> str:
     out += summary(every, at, arms)
     for other in (a for a in arms if a != "sprig"):
         both = [s for s in listed if (s, "sprig") in at and (s, other) in at]
-        if len(both) > len(every):
+        if len(arms) > 2 or len(both) > len(every):
             out += [f"## The {len(both)} models tried with sprig and {other}", ""]
             out += summary(both, at, ["sprig", other])
     out += ["## Every model", "", "| model | params | " + " | ".join(arms) + " |"]

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import sprig
 from sprig.core import deal as dealing
@@ -120,6 +121,13 @@ def test_what_reads_a_part_still_knows() -> None:
 def test_numbers_of_views_that_make_no_sense(number: Any) -> None:
     with pytest.raises(InputError, match="views of each sample; expected a whole number"):
         as_batches(Views([torch.zeros(2, 2)], number))
+
+
+def test_views_that_are_shuffled_are_refused() -> None:
+    data = TensorDataset(torch.zeros(12, 2))
+    with pytest.raises(InputError, match="the DataLoader shuffles, so views of one thing"):
+        as_batches(Views(DataLoader(data, batch_size=4, shuffle=True), 3))
+    assert as_batches(Views(DataLoader(data, batch_size=4), 3)).views == 3
 
 
 def test_loaders_say_how_many_views_they_give() -> None:

@@ -18,7 +18,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
 
 from sprig.core.errors import InputError
 from sprig.core.example import leading
@@ -244,6 +250,10 @@ def as_batches(
         return data
     if isinstance(data, Views):
         data, views = data.batches, data.each
+        if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
+            raise InputError(
+                "the DataLoader shuffles, so views of one thing do not follow each other; make it with shuffle=False"
+            )
         described = as_batches(data, hold=hold, description=description, memory=memory)
         return replace(described, views=_views(views))
     if isinstance(data, (Tensor, Mapping)):  # one batch, not an iterable of rows or of keys
