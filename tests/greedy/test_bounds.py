@@ -2,6 +2,7 @@
 
 import math
 from itertools import combinations, product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from sprig.greedy import (
     SetFunction,
     guarantees,
     maximise,
+    ratios,
     subadditivity_ratio,
     submodularity_ratio,
 )
@@ -199,3 +201,31 @@ def test_what_is_known_reads_as_a_sentence():
     told = guarantees(cover, maximise(cover, 2, rule="distributed"))
     assert told.factors[0].value == pytest.approx((1 - math.exp(-1)) / 2)
     assert told.factors[0].basis == "declared" and told.nu.value == 1.0
+
+
+def test_sets_of_a_large_ground_set_are_not_counted_to_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Numbers of sets with hundreds of digits took a sixth of a whole run."""
+    asked: list[int] = []
+
+    def comb(n: int, k: int) -> int:
+        asked.append(n)
+        return math.comb(n, k)
+
+    monkeypatch.setattr(ratios, "math", SimpleNamespace(comb=comb))
+    found = ratios.weakest_ratio(
+        lambda beginning: lambda chosen: (1.0, 2.0), range(900), size=2000, most=16,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    assert (found.value, found.exact, found.pairs) == (0.5, False, 16)
+    assert len(asked) == 1
+    for most, exact in (
+        (34, True),
+        (33, False),
+    ):  # 20 + 10 + 4 sets of two or three behind 0, 1 and 2 of five
+        few = ratios.weakest_ratio(
+            lambda beginning: lambda chosen: (1.0, 2.0), range(3), size=5, most=most,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        assert few.exact is exact and few.pairs == (34 if exact else 33)

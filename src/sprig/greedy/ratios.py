@@ -53,10 +53,9 @@ def weakest_ratio(
     """
     n = len(picks)
     known = range(n) if levels is None else levels
-    total = sum(
-        sum(math.comb(size - at, m) for m in range(2, min(n, size - at) + 1)) for at in known
+    exact = not _more_than(
+        most, (math.comb(size - at, m) for at in known for m in range(2, min(n, size - at) + 1))
     )
-    exact = total <= most
     if not exact and generator is None:
         raise InputError("sampling sets needs a torch.Generator, so that a seed fixes the sample")
     if not exact and levels is None:
@@ -79,6 +78,12 @@ def weakest_ratio(
             if joint > 0:
                 lowest = min(lowest, single / joint)
     return Ratio(lowest, exact, pairs)
+
+
+def _more_than(most: int, counts: Iterable[int]) -> bool:
+    """Whether the counts add up to more; the rest of them, which may have hundreds of digits, is not worked out."""
+    total = 0
+    return any((total := total + count) > most for count in counts)
 
 
 def _drawn(
