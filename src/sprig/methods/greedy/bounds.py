@@ -116,15 +116,16 @@ def submodularity_ratio(
     starts = RefitObjective(problems, size, ridge=ridge).starts()
 
     def after(beginning: Sequence[int]) -> Callable[[Sequence[int]], tuple[float, float]]:
-        states = [_after(start, beginning, size) for start in starts]
+        left = [_after(start, beginning, size) for start in starts]
+        states = [(*state, _alone(state[0], state[1], state[3])) for state in left]
 
         def pair(chosen: Sequence[int]) -> tuple[float, float]:
             joint = single = 0.0
-            for p, q, slot, k in states:
+            for p, q, slot, k, alone in states:
                 slots = slot[torch.as_tensor(chosen)]
                 slots = slots[slots >= 0]
                 joint += _explained(p, q, slots, k)
-                single += sum(_explained(p, q, slots[i : i + 1], k) for i in range(len(slots)))
+                single += float(alone[slots].sum())
             return single, joint if joint > 1e-12 else 0.0
 
         return pair
@@ -177,6 +178,15 @@ def _after(start: Start, picks: Sequence[int], size: int) -> tuple[Tensor, Tenso
     f = any_half_inverse(start.p[columns][:, columns])
     v, b = f.mT @ start.p[columns], start.q[:, columns] @ f
     return start.p - v.mT @ v, start.q - b @ v, slot, k
+
+
+def _alone(p: Tensor, q: Tensor, k: int) -> Tensor:
+    """What the unit of each slot explains by itself."""
+    units = len(p) // k
+    at = torch.arange(units)
+    blocks = p.reshape(units, k, units, k)[at, :, at]
+    targets = q.reshape(len(q), units, k).movedim(1, 0)
+    return (targets @ half_inverse(blocks)).square().sum((1, 2))
 
 
 def _explained(p: Tensor, q: Tensor, slots: Tensor, k: int) -> float:
