@@ -6,7 +6,8 @@
 Each half of the photographs calibrates (6 views each, drawn by the seed), the other half is judged against the dense
 network: top-1 agreement, agreement where the dense network's confidence exceeds 0.5, mean KL(dense || pruned). Arms
 share data and budgets; `magnitude` and `random` get batch norm re-estimated on the calibration inputs. Rows go to
-results/photographs.jsonl; what is on file is not run again (--again runs it). Both folds together judge every
+results/photographs.jsonl; what is on file is not run again, though the code or the folder be another (--again runs
+it). Both folds together judge every
 photograph once; the table tells mean and standard deviation of that over the seeds.
 """
 
@@ -65,7 +66,7 @@ def main() -> None:
             for arm in args.arms:
                 key = {"set": name, "seed": seed, "fold": fold, "arm": arm}
                 known = [r for r in read() if key.items() <= r.items()]
-                if not known or args.again:
+                if len({r["mmacs"] for r in known}) < len(BUDGETS) or args.again:
                     run(key, f"imagefolder:{args.photos}?unlabelled")
     page = PLACE / ("photographs_unseen.md" if args.unseen else "photographs.md")
     rows = [r for r in read() if r["set"] == name]
@@ -83,7 +84,8 @@ def run(key: Row, spec: str) -> None:
     unseen = load(spec, split="test", batch_size=64, image=image, fold=f"{1 - fold}/2")
     triples = as_batches(seen)
     graph = sprig.trace(model, (next(iter(triples))[0][0][:2],))
-    bench = Workbench(model, graph, list(triples), 0, views=triples.views)
+    drawn = seed if key["arm"] == "random" else 0
+    bench = Workbench(model, graph, list(triples), drawn, views=triples.views)
     began = time.perf_counter()
     path = method.search(bench, method.config())
     searched = time.perf_counter() - began
@@ -120,7 +122,7 @@ def table(rows: list[Row], caveat: str) -> str:
         "# EfficientNet-Lite0, ImageNet weights, photographs; no labels, no training",
         "",
         "Pooled over two folds; mean ± standard deviation over n seeds of the calibration views. Command: "
-        f"`python benchmarks/photographs.py --photos FOLDER{' --unseen' if caveat is UNSEEN else ''} --seeds 0 1 2`.",
+        f"`python benchmarks/photographs.py --photos FOLDER{' --unseen' if caveat is UNSEEN else ''} --seeds ...`.",
         "",
         "| arm | MMACs (of 385) | top-1 agreement | where confidence > 0.5 | mean KL | n |",
         "|---|---|---|---|---|---|",
@@ -129,26 +131,30 @@ def table(rows: list[Row], caveat: str) -> str:
     for arm in arms:
         for budget in BUDGETS:
             mine = [r for r in rows if r["arm"] == arm and r["mmacs"] == budget / 1e6]
-            seeds = sorted({r["seed"] for r in mine})
+            seeds = [s for s in sorted({r["seed"] for r in mine}) if folds(mine, s) == {0, 1}]
+            if not seeds:
+                continue
             pooled = [pool([r for r in mine if r["seed"] == seed]) for seed in seeds]
             told = [spread([p[i] for p in pooled]) for i in range(3)]
             lines.append(f"| {arm} | {budget / 1e6:.0f} | {' | '.join(told)} | {len(seeds)} |")
-    count, sure = (
-        sum(r[what] for r in rows if (r["arm"], r["seed"]) == (arms[0], rows[0]["seed"]))
-        // len(BUDGETS)
-        for what in ("count", "sure")
-    )
+    judged = {r["fold"]: r for r in rows}
+    count, sure = (sum(r[what] for r in judged.values()) for what in ("count", "sure"))
     tail = f"\n\n{count} photographs, {sure} of them with confidence > 0.5.\n\n{caveat}\n"
     return "\n".join(lines) + tail
 
 
-def pool(folds: list[Row]) -> tuple[float, float, float]:
+def folds(rows: list[Row], seed: int) -> set[int]:
+    """The folds that are on file for a seed."""
+    return {r["fold"] for r in rows if r["seed"] == seed}
+
+
+def pool(parts: list[Row]) -> tuple[float, float, float]:
     """Agreement, agreement where the dense network is sure, and KL over all photographs."""
-    count, sure = sum(f["count"] for f in folds), sum(f["sure"] for f in folds)
+    count, sure = sum(f["count"] for f in parts), sum(f["sure"] for f in parts)
     return (
-        sum(f["top1"] * f["count"] for f in folds) / count,
-        sum(f["confident"] * f["sure"] for f in folds) / sure,
-        sum(f["kl"] * f["count"] for f in folds) / count,
+        sum(f["top1"] * f["count"] for f in parts) / count,
+        sum((f["confident"] or 0.0) * f["sure"] for f in parts) / max(sure, 1),
+        sum(f["kl"] * f["count"] for f in parts) / count,
     )
 
 

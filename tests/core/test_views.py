@@ -1,5 +1,6 @@
 """Views of one thing stay together: what judges a fit never saw another view of what it was fitted on."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 import sprig
 from sprig.core import deal as dealing
@@ -15,10 +22,12 @@ from sprig.core.batches import Triples, Views, as_batches
 from sprig.core.deal import EVERY, chunk_size, deal, judges, settled
 from sprig.core.errors import InputError
 from sprig.core.ranks import ALONE
+from sprig.core.seams import part_bench, rows_each
 from sprig.core.tracing import trace
 from sprig.core.workbench import Workbench
 from sprig.data import load
 from sprig.methods.greedy.evidence import evidence
+from sprig.workflow import judging, recheck
 from sprig.workflow.rival import divided
 
 
@@ -65,13 +74,22 @@ def test_size_of_a_chunk(total: int, views: int, size: int) -> None:
     assert pieces >= min(EVERY, total // views)
 
 
-def test_views_that_fit_into_no_chunk_are_torn_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_that_do_not_fit_get_more_memory_or_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     first = ((torch.zeros(8, 3),), {}, None)
     monkeypatch.setattr(dealing, "MEMORY", 12 * 3 * 4 * 8 * 10)  # ten samples
     assert chunk_size(400, first) == 10
-    assert chunk_size(400, first, views=5) == 10
-    assert chunk_size(400, first, views=10) == 10
-    assert chunk_size(400, first, views=11) == 10
+    assert [chunk_size(400, first, views=v) for v in (5, 10, 11, 40)] == [10, 10, 11, 40]
+    with pytest.raises(InputError, match=r"41 views of each sample .* too large for more than 40"):
+        chunk_size(400, first, views=41)
+
+
+def test_fewer_samples_than_views_are_one_chunk() -> None:
+    x = torch.arange(4.0)[:, None]
+    for hold in (False, True):
+        found = deal(as_batches(Views(iter([x]), 6), hold=hold), ALONE)
+        assert [c.rows for c in found.chunks] == [4] and found.pieces == 1
 
 
 @pytest.mark.parametrize("hold", [False, True])
@@ -97,8 +115,8 @@ def views_of(given: Triples) -> int:
 
 def test_what_reads_a_part_still_knows() -> None:
     x = torch.zeros(60, 4)
-    kept = as_batches(Views(list(x.split(6)), 3), memory=300)
-    assert kept.views == 3
+    kept = as_batches(Views(iter(x.split(6)), 3), memory=300)
+    assert (kept.views, kept.part, len(kept)) == (3, True, 3)
     read, part = as_batches(Views(iter(x.split(6)), 3), memory=200).within(200, views_of)
     assert (read, part.views) == (3, 3)
 
@@ -124,10 +142,31 @@ def test_numbers_of_views_that_make_no_sense(number: Any) -> None:
 
 
 def test_views_that_are_shuffled_are_refused() -> None:
-    data = TensorDataset(torch.zeros(12, 2))
-    with pytest.raises(InputError, match="the DataLoader shuffles, so views of one thing"):
-        as_batches(Views(DataLoader(data, batch_size=4, shuffle=True), 3))
+    data, wrong = (
+        TensorDataset(torch.zeros(12, 2)),
+        "the DataLoader shuffles, so views of one thing",
+    )
+    own = DataLoader(data, batch_size=4, shuffle=True)
+    own.views = 3  # type: ignore[attr-defined]
+    loaders = [
+        own,
+        Views(DataLoader(data, batch_size=4, shuffle=True), 3),
+        Views(DataLoader(data, sampler=SubsetRandomSampler(range(12))), 3),
+        Views(DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 4, False)), 3),
+    ]
+    for loader in loaders:
+        with pytest.raises(InputError, match=wrong):
+            as_batches(loader)
     assert as_batches(Views(DataLoader(data, batch_size=4), 3)).views == 3
+    assert sum(len(x) for (x,) in Views(DataLoader(data, batch_size=4), 3)) == 12
+
+
+def test_an_attribute_that_is_no_number_says_nothing() -> None:
+    class Loader(list[Tensor]):
+        def views(self) -> None:
+            """Something else."""
+
+    assert as_batches(Loader([torch.zeros(4, 2)])).views == 1
 
 
 def test_loaders_say_how_many_views_they_give() -> None:
@@ -175,11 +214,51 @@ def test_quarters_of_a_latency_run_keep_things_whole() -> None:
     assert not inner[0] & inner[1]
 
 
-def test_a_run_is_rechecked_with_its_views(tmp_path: Any) -> None:
-    """What verify computes again goes by the same parts of the data."""
+@pytest.mark.parametrize("where", [recheck, judging])
+def test_what_is_certified_and_what_is_rechecked_goes_by_the_views(
+    where: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def spy(*args: Any, **named: Any) -> Workbench:
+        seen.append(named["views"])
+        return Workbench(*args, **named)
+
+    monkeypatch.setattr(where, "Workbench", spy)
     net, x = crowd(20, 5)
-    out = tmp_path / "run"
-    result = sprig.prune(net, (x[:2],), Views([x], 5), sprig.Budget(macs=0.5), folder=out)
+    held_out = Views([x[:30]], 3)
+    result = sprig.prune(
+        net,
+        (x[:2],),
+        Views([x], 5),
+        sprig.Budget(macs=0.5),
+        eval_data=held_out,
+        folder=tmp_path / "run",
+    )
     assert result.certificate.passed
-    again = sprig.verify(out, net, data=Views([x], 5))
+    again = sprig.verify(tmp_path / "run", net, data=Views([x], 5), eval_data=held_out)
     assert again.passed, [c for c in again.claims if not c.passed]
+    assert seen == ([5, 3] if where is recheck else [3])
+
+
+class Windows(nn.Module):
+    """Four rows of each sample go through one part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.part(x.reshape(-1, 8))
+        return found.reshape(len(x), -1)
+
+
+def test_a_part_has_as_many_rows_of_a_thing_as_the_model_gives_it() -> None:
+    net, x = Windows().eval(), torch.randn(60, 32)
+    graph = trace(net, (x[:2],), modules=["part"])
+    bench = Workbench(net, graph, [((x[:40],), {}, None), ((x[40:],), {}, None)], views=6)
+    (part,) = graph.parts
+    assert part_bench(bench, part).views == 24
+    given = [((torch.zeros(n, 2),), {}, None) for n in (8, 12)]
+    for rows, times in (((16, 24), 2), ((16, 12), 1), ((8,), 1), ((4, 6), 1)):
+        assert rows_each(given, [((torch.zeros(n, 2),), {}, None) for n in rows]) == times

@@ -240,3 +240,21 @@ def test_folds_and_limits_of_a_function_keep_the_views_of_a_sample_together(tmp_
     assert seen(views=3, fold="1/2") == [n for n in (1.0, 3.0, 5.0, 7.0, 9.0) for _ in range(3)]
     assert seen(views=3, limit=2) == [0.0] * 3 + [1.0] * 3
     assert set(seen(views=3, fold="0/2")).isdisjoint(seen(views=1, fold="1/2"))
+
+
+@pytest.mark.parametrize("made", ["Views(batches, 3)", "Own(batches)"])
+def test_a_function_may_say_itself_how_many_views_it_gives(tmp_path: Path, made: str) -> None:
+    path = tmp_path / "own_views.py"
+    path.write_text(
+        "import torch\n"
+        "from sprig.data import Views\n"
+        "class Own(list):\n"
+        "    views = 3\n"
+        "def films(split):\n"
+        "    batches = list(torch.arange(8.0).repeat_interleave(3)[:, None].split(7))\n"
+        f"    return {made}\n"
+    )
+    found = load(f"{path}:films", fold="1/2")
+    assert found.views == 3
+    assert {float(n) for batch in found for n in batch.flatten()} == {1.0, 3.0, 5.0, 7.0}
+    assert load(f"{path}:films", split="train").views == 1

@@ -14,6 +14,7 @@ would go beyond, and the description says so. A list is the caller's memory: it 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +25,8 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
 )
 
 from sprig.core.errors import InputError
@@ -232,6 +235,9 @@ class Views:
     batches: Any
     each: int
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
 
 def as_batches(
     data: Any, *, hold: bool | None = None, description: str | None = None, memory: float = HELD
@@ -250,12 +256,8 @@ def as_batches(
         return data
     if isinstance(data, Views):
         data, views = data.batches, data.each
-        if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
-            raise InputError(
-                "the DataLoader shuffles, so views of one thing do not follow each other; make it with shuffle=False"
-            )
         described = as_batches(data, hold=hold, description=description, memory=memory)
-        return replace(described, views=_views(views))
+        return replace(described, views=_views(views, data))
     if isinstance(data, (Tensor, Mapping)):  # one batch, not an iterable of rows or of keys
         data = [data]
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
@@ -273,7 +275,7 @@ def as_batches(
             "for example a list of tensors or a DataLoader"
         )
     name = description or getattr(data, "description", None) or f"user's {type(data).__name__}"
-    fleeting, views = _fleeting(data), _views(getattr(data, "views", 1))
+    fleeting, views = _fleeting(data), views_of(data)
     if hold or (hold is None and fleeting):
         part = Fitting(data, memory)
         held = list(part)
@@ -282,10 +284,24 @@ def as_batches(
     return Triples(data, str(name), memory, once=fleeting, views=views)
 
 
-def _views(number: Any) -> int:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+def views_of(data: Any) -> int:
+    """How many samples in a row are one thing, as data says itself; an attribute that is no number says nothing."""
+    said = data.each if isinstance(data, Views) else getattr(data, "views", 1)
+    if not isinstance(data, Views) and (isinstance(said, bool) or not isinstance(said, Integral)):
+        return 1
+    return _views(said, data.batches if isinstance(data, Views) else data)
+
+
+def _views(number: Any, data: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, Integral) or int(number) < 1:
         raise InputError(f"{number!r} views of each sample; expected a whole number, 1 or more")
-    return number
+    if int(number) > 1 and isinstance(data, DataLoader):
+        for order in (data.sampler, getattr(data.batch_sampler, "sampler", None)):
+            if isinstance(order, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)):
+                raise InputError(
+                    "the DataLoader shuffles, so views of one thing do not follow each other; make it with shuffle=False"
+                )
+    return int(number)
 
 
 def digest(batches: Iterable[Triple]) -> str:

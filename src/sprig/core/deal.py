@@ -14,6 +14,7 @@ from sprig.core.errors import InputError
 from sprig.core.ranks import Ranks
 
 MEMORY = 1.5e9  # bytes of calibration inputs and activations that one chunk may hold
+STRETCH = 4  # by how much the views of one thing may exceed that
 COMFORT = 16  # samples of a chunk, but for views of one thing
 EVERY = 4  # every so many chunks one judges what the others suggest
 
@@ -42,16 +43,24 @@ def chunk_size(total: int, first: Triple, views: int = 1) -> int:
     many = -(-things // pieces)
     if -(-things // many) < min(EVERY, things):
         many = things // EVERY
-    return many * each
+    return min(many * each, total)
 
 
 def fitting(first: Triple, views: int = 1) -> tuple[int, int]:
-    """How many things a chunk may hold, and how many samples each is: its views, unless not even those fit."""
+    """How many things a chunk may hold, and how many samples each is.
+
+    Raises:
+        InputError: not even the views of one thing fit, with `STRETCH` times the memory.
+    """
     tensor = next(t for t in tensors((first[0], first[1])) if t.dim())
     per_sample = 12 * tensor[:1].numel() * tensor.element_size()
     most = int(max(1, MEMORY // max(per_sample * 8, 1)))
-    each = views if views <= most else 1
-    return max(1, min(COMFORT, most) // each), each
+    if views > STRETCH * most:
+        raise InputError(
+            f"{views} views of each sample are to be worked on together, and inputs of {tuple(tensor.shape[1:])} are "
+            f"too large for more than {STRETCH * most} at a time; give fewer views or smaller inputs"
+        )
+    return max(1, min(COMFORT, most) // views), views
 
 
 def settled(first: Triple, views: int = 1) -> int:

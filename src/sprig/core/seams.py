@@ -1,11 +1,12 @@
 """From a workbench, plan or path of a whole model to those of one of its parts, and back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from torch import nn
 
+from sprig.core.batches import Triple, count
 from sprig.core.errors import InputError
 from sprig.core.parts import recorded, submodule
 from sprig.core.path import Path, with_cost
@@ -34,9 +35,19 @@ def bench_in(bench: Workbench, part: Part, model: nn.Module) -> Workbench | None
     if not triples:
         return None
     module = submodule(bench.model, part.name)
+    views = bench.views * rows_each(bench.triples, triples)
     return Workbench(
-        module, part.graph, triples, bench.seed, bench.progress, inner=True, views=bench.views
+        module, part.graph, triples, bench.seed, bench.progress, inner=True, views=views
     )
+
+
+def rows_each(whole: Sequence[Triple], part: Sequence[Triple]) -> int:
+    """Rows that a part gets of each sample (windows, tokens); 1 where they are not as many of each."""
+    if len(whole) != len(part):
+        return 1
+    rows = {divmod(count(mine), count(given)) for given, mine in zip(whole, part, strict=True)}
+    (times, rest), *others = rows
+    return times if times and not rest and not others else 1
 
 
 def pairs(graph: Graph, part: Part) -> list[tuple[Group, Group]]:

@@ -7,7 +7,16 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from sprig.core.batches import HELD, ImageSpec, count, map_tensors, tensors, unpack
+from sprig.core.batches import (
+    HELD,
+    ImageSpec,
+    Views,
+    count,
+    map_tensors,
+    tensors,
+    unpack,
+    views_of,
+)
 from sprig.core.errors import InputError
 from sprig.core.lookup import accepted, find_function
 from sprig.data.arrays import digits, fashion_mnist
@@ -134,6 +143,10 @@ def _of_function(
     if views > 1 and "views" not in passed:
         raise InputError(f"{spec} takes no `views`, so more than one view per sample cannot be had")
     made = function(**passed)
+    own = views_of(made)
+    views = own if own > 1 else views
+    if isinstance(made, Views):
+        made = made.batches
     if isinstance(made, Dataset) and not isinstance(made, IterableDataset):
         made = DataLoader(made, batch_size=batch_size)
     if not isinstance(made, Iterable) or isinstance(made, torch.Tensor):
@@ -176,7 +189,7 @@ def _of_function(
         description=", ".join(words),
         labelled=labelled,
         hold=keep,
-        views=views,
+        views=1 if split == "train" else views,
     )
 
 
