@@ -299,7 +299,7 @@ def _views(number: Any, data: Any) -> int:
         for order in (data.sampler, getattr(data.batch_sampler, "sampler", None)):
             if isinstance(order, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)):
                 raise InputError(
-                    "the DataLoader shuffles, so views of one thing do not follow each other; make it with shuffle=False"
+                    "the DataLoader shuffles, so views of one thing do not follow each other; set shuffle=False"
                 )
     return int(number)
 
