@@ -22,9 +22,8 @@ Made by `python benchmarks/coverage.py` from its `results/coverage.jsonl` and `r
 Random weights; every model cut to 60% of its multiply-adds, or to the least that is reachable plus a tenth
 of the rest. *Checked*: masked = shrunk (float64, relative difference at most 1e-8; float32 models 1e-4),
 predicted cost = recount, the shrunk model copies, trains a step and is loaded again into a fresh one. One
-thread. *Free heads in*: the number of attention modules whose heads may leave. Seconds are the processor's (those of
-timm: mostly the clock's; twelve of timm's, measured last, ran beside two other programs,
-e.g. those of dpn48b, rexnet_100 and shvit_s1, and took up to five times as long as alone). A transformer has the
+thread. *Free heads in*: the number of attention modules whose heads may leave. Seconds are the
+processor's, with another program on the other core. A transformer has the
 sizes of the network it is named after, unless something else is said."""
 
 RUNS = """## Whole runs
