@@ -66,7 +66,7 @@ class DataOptions:
     )
     batch_size: int = option(64, "Inputs per batch.")
     images: int | None = option(None, "Use at most this many images.", metavar="N")
-    views: int = option(1, "Random crops and flips per image.", metavar="N")
+    views: int = option(1, "Views of each image: itself, then random crops and flips.", metavar="N")
     fold: str | None = option(None, "Use part i of n of the images, as in 0/2.", metavar="I/N")
 
 
