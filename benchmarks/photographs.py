@@ -40,7 +40,8 @@ UNSEEN = """The pictures are those of stamps.py: cut-outs on white, some of them
 None of them is among the photographs of photographs.md, and no default was chosen on them as a set. An earlier
 version of this file claimed the same of a set of 110 of which 44 were the photographs of photographs.md in another
 size: those figures are withdrawn. 65 of the pictures here were in it, so they had a part in the decision for the
-twin."""
+twin; their first fold was looked at when views of one picture were put on one side of fit and judge, and nothing else
+that was tried on it was kept (ablation.md)."""
 
 
 ROWS = PLACE / "photographs.jsonl"
