@@ -86,9 +86,16 @@ def pair(value: Any, tolerance: Any) -> tuple[str, str]:
     ('300,000,001', '300,000,000')
     >>> pair(0.5, 0.51)
     ('0.5', '0.51')
+    >>> pair(14_513_176, 14_513_212.799999999), pair(30_001, 30_000.9)
+    (('14,513,176', '14,513,213'), ('30,001.0', '30,000.9'))
     """
     left, right = number(value), number(tolerance) if tolerance is not None else MISSING
     if left == right and is_finite(value) and is_finite(tolerance) and value != tolerance:
+        if min(abs(value), abs(tolerance)) >= 1e4:  # no more decimals than tell them apart
+            for decimals in range(16):
+                left, right = f"{value:,.{decimals}f}", f"{tolerance:,.{decimals}f}"
+                if left != right:
+                    return left, right
         return _full(value), _full(tolerance)
     return left, right
 
