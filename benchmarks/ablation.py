@@ -41,7 +41,8 @@ judged), KL at 300 / 214 MMACs:
 
 Other seeds of the 6 views kept together: 0.226 / 0.646 and 0.237 / 0.682; what is nearer than that is no difference.
 
-Tried on the same pictures, views kept together, and not kept:
+Tried on the same pictures, views kept together, and not kept (single runs of prototypes that are not in the tree, as
+are those on ResNet-20 below; no command makes these figures again):
 
 - each layer's repair of what was lost before it, shrunk by the share that helps the judge: 0.225 / 0.650;
 - every quarter of the data judging ridges and trials in its turn: 0.221 / 0.657, with the second seed 0.225 at 300;

@@ -7,8 +7,8 @@ Each half of the photographs calibrates (6 views each, drawn by the seed), the o
 network: top-1 agreement, agreement where the dense network's confidence exceeds 0.5, mean KL(dense || pruned). Arms
 share data and budgets; `magnitude` and `random` get batch norm re-estimated on the calibration inputs. Rows go to
 results/photographs.jsonl; what is on file is not run again, though the code or the folder be another (--again runs
-it). Both folds together judge every
-photograph once; the table tells mean and standard deviation of that over the seeds.
+it). Both folds together judge every photograph once; the table tells mean and standard deviation of that over the
+seeds.
 """
 
 import argparse

@@ -166,7 +166,7 @@ class Triples:
         if self.held:
             return read(self), self
         part = Fitting(self.source, memory)
-        found = read(replace(self, source=part, memory=HELD, once=False))
+        found = read(replace(self, source=part))
         return found, self if part.many is None else part.named(self)
 
     def __iter__(self) -> Iterator[Triple]:
@@ -255,9 +255,8 @@ def as_batches(
     if isinstance(data, Triples):
         return data
     if isinstance(data, Views):
-        data, views = data.batches, data.each
-        described = as_batches(data, hold=hold, description=description, memory=memory)
-        return replace(described, views=_views(views, data))
+        found = as_batches(data.batches, hold=hold, description=description, memory=memory)
+        return replace(found, views=views_of(data))
     if isinstance(data, (Tensor, Mapping)):  # one batch, not an iterable of rows or of keys
         data = [data]
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):

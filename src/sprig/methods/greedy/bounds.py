@@ -116,17 +116,17 @@ def submodularity_ratio(
     starts = RefitObjective(problems, size, ridge=ridge).starts()
 
     def after(beginning: Sequence[int]) -> Callable[[Sequence[int]], tuple[float, float]]:
-        left = [_after(start, beginning, size) for start in starts]
-        states = [(*state, _alone(state[0], state[1], state[3])) for state in left]
+        states = [_after(start, beginning, size) for start in starts]
+        single = [_gains(s, p, q, size) for s, (p, q, _, _) in zip(starts, states, strict=True)]
 
         def pair(chosen: Sequence[int]) -> tuple[float, float]:
-            joint = single = 0.0
-            for p, q, slot, k, alone in states:
+            joint = alone = 0.0
+            for (p, q, slot, k), gains in zip(states, single, strict=True):
                 slots = slot[torch.as_tensor(chosen)]
                 slots = slots[slots >= 0]
                 joint += _explained(p, q, slots, k)
-                single += float(alone[slots].sum())
-            return single, joint if joint > 1e-12 else 0.0
+                alone += float(gains[slots].sum())
+            return alone, joint if joint > 1e-12 else 0.0
 
         return pair
 
@@ -159,7 +159,7 @@ def reach(
     gains = torch.zeros(size, dtype=torch.float64)
     for start in objective.starts():
         p, q, _, _ = _after(start, picks, size)
-        gains[start.units] += Elimination(start._replace(p=p, q=q), size).gains()
+        gains[start.units] += _gains(start, p, q, size)
     gains[list(picks)] = 0.0
     tops = gains.sort(descending=True).values[: len(picks)].sum()
     errors = [value(problems, s, size=size, ridge=ridge) for s in ((), picks, range(size))]
@@ -180,13 +180,9 @@ def _after(start: Start, picks: Sequence[int], size: int) -> tuple[Tensor, Tenso
     return start.p - v.mT @ v, start.q - b @ v, slot, k
 
 
-def _alone(p: Tensor, q: Tensor, k: int) -> Tensor:
+def _gains(start: Start, p: Tensor, q: Tensor, size: int) -> Tensor:
     """What the unit of each slot explains by itself."""
-    units = len(p) // k
-    at = torch.arange(units)
-    blocks = p.reshape(units, k, units, k)[at, :, at]
-    targets = q.reshape(len(q), units, k).movedim(1, 0)
-    return (targets @ half_inverse(blocks)).square().sum((1, 2))
+    return Elimination(start._replace(p=p, q=q), size).gains()
 
 
 def _explained(p: Tensor, q: Tensor, slots: Tensor, k: int) -> float:
